@@ -1,0 +1,103 @@
+"""When a training ends and how far it is. Pure: no clock, no RLlib."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import InputError
+
+FIELD = "spec.training.stop"
+CRITERIA = ("episodeReturnMean", "envSteps", "iterations", "timeSeconds")
+# RLlib reports the episodes that ended in one iteration, in late training two or three; a mean of so few says little.
+RECENT_EPISODES = 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the learning curve.
+
+    Attributes:
+        iteration: training iterations done.
+        env_steps: environment steps done.
+        episodes: episodes that ended in this iteration.
+        return_sum: sum of their returns, exploring.
+        episode_return_mean: mean return of the latest episodes, at least `RECENT_EPISODES` of them and whole iterations; of all
+            while there are fewer, None before the first.
+    """
+
+    iteration: int
+    env_steps: int
+    episodes: int
+    return_sum: float
+    episode_return_mean: float | None
+
+
+def next_point(curve: Sequence[Point], env_steps: int, episodes: int, return_sum: float) -> Point:
+    """The point that follows on a curve after an iteration in which these episodes ended."""
+    count, total = episodes, return_sum
+    for point in reversed(curve):
+        if count >= RECENT_EPISODES:
+            break
+        count += point.episodes
+        total += point.return_sum
+    return Point(len(curve) + 1, env_steps, episodes, return_sum, total / count if count else None)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Criteria of which any one ends a training; None where it is not asked for."""
+
+    episode_return_mean: float | None = None
+    env_steps: int | None = None
+    iterations: int | None = None
+    time_s: float | None = None
+
+    def is_met(self, curve: Sequence[Point], time_s: float) -> bool:
+        """Whether the training is to end after the last point of its curve."""
+        return self.progress_percent(curve, time_s) >= 100
+
+    def progress_percent(self, curve: Sequence[Point], time_s: float) -> float:
+        """The largest share of any criterion, from 0 to 100.
+
+        Args:
+            curve: what was trained so far.
+            time_s: seconds spent on it, over all attempts.
+        """
+        if not curve:
+            return 0.0
+        last = curve[-1]
+        shares = [_share(last.env_steps, self.env_steps), _share(last.iteration, self.iterations), _share(time_s, self.time_s)]
+        return 100 * min(1.0, max(*shares, self._return_share(curve)))
+
+    def _return_share(self, curve: Sequence[Point]) -> float:
+        """How much of the way from the first mean return to the wanted one is behind."""
+        last = curve[-1].episode_return_mean
+        if self.episode_return_mean is None or last is None or sum(point.episodes for point in curve) < RECENT_EPISODES:
+            return 0.0
+        if last >= self.episode_return_mean:
+            return 1.0
+        first = min(point.episode_return_mean for point in curve if point.episode_return_mean is not None)
+        return min(0.99, max(0.0, (last - first) / (self.episode_return_mean - first)))
+
+
+def _share(done: float, wanted: float | None) -> float:
+    return 0.0 if wanted is None else done / wanted
+
+
+def parsed_stop(stop: Any) -> Stop:
+    """The criteria that `spec.training.stop` asks for.
+
+    Raises:
+        InputError: none is given, a name is unknown, or a value is not allowed.
+    """
+    if not isinstance(stop, dict) or not stop:
+        raise InputError("InvalidConfig", f"{FIELD} must hold at least one of {', '.join(CRITERIA)}")
+    for name, value in stop.items():
+        if name not in CRITERIA:
+            raise InputError("InvalidConfig", f"{FIELD}.{name} is no criterion; allowed are {', '.join(CRITERIA)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError("InvalidConfig", f"{FIELD}.{name} must be a number")
+        if name != "episodeReturnMean" and value < 1:
+            raise InputError("InvalidConfig", f"{FIELD}.{name} must be 1 or more")
+    return Stop(stop.get("episodeReturnMean"), stop.get("envSteps"), stop.get("iterations"), stop.get("timeSeconds"))

@@ -1,0 +1,232 @@
+"""Trains, exports, publishes and evaluates one run: `python -m app.train`. Idempotent: a published run is only said again.
+
+All input is checked before Ray starts, so a mistake costs a second and not a minute.
+"""
+
+import datetime
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from app.bundle import BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
+from app.checkpoints import RunState, restored_state, write_checkpoint
+from app.environments import checked_spaces, parsed_environment
+from app.errors import InputError
+from app.evaluate import EvaluationRequest, evaluated, parsed_request
+from app.report import ArgumentParser, Report, parsed_json, reported_run
+from app.settings import parsed_settings
+from app.spaces import described_space
+from app.stop import Point, Stop, next_point, parsed_stop
+from app.storage import Storage, open_storage, read_json, storage_faults, write_aside
+from app.trainer import Trainer, TrainingTask
+
+GOLDEN_OBSERVATIONS = 64
+PARITY_OBSERVATIONS = 1024
+RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what is asked for and where it goes."""
+
+    id: str
+    storage: Storage
+    task: TrainingTask
+    stop: Stop
+    checkpoint_every: int
+    evaluation: EvaluationRequest | None
+    prefixes: Sequence[str]
+
+
+def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
+    """What `python -m app.train` does; gives its result."""
+    signal.signal(signal.SIGTERM, _exit_promptly)
+    asked = parsed_run(argv)
+    with storage_faults():
+        published = _published_before(asked)
+    if published is None:
+        published = _trained_and_published(asked, report)
+    return _with_evaluation(asked, published)
+
+
+def _published_before(asked: Run) -> dict[str, Any] | None:
+    """The result of a run that is published already. One whose bundle is lost or torn is not: it is published again."""
+    result = read_json(asked.storage.run(asked.id) / "result.json")
+    if result is None:
+        return None
+    directory = asked.storage.bundles() / result["digest"].removeprefix("sha256:")
+    try:
+        read_bundle(directory, result["digest"])
+    except BundleRefused as refused:
+        if refused.reason not in ("Missing", "DigestMismatch"):
+            return result
+        print(f"the bundle of this run is made again: {refused.message}", file=sys.stderr)
+        shutil.rmtree(directory, ignore_errors=True)
+        return None
+    return result
+
+
+def parsed_run(argv: Sequence[str]) -> Run:
+    """The run that the flags ask for, every input checked.
+
+    Raises:
+        InputError: naming the field of the spec and what is allowed.
+    """
+    arguments = _parser().parse_args(argv)
+    storage = open_storage(arguments.storage)
+    storage.run(arguments.run)
+    settings = parsed_settings(parsed_json("--config", arguments.config))
+    stop = parsed_stop(parsed_json("--stop", arguments.stop))
+    if arguments.workers < 0:
+        raise InputError("InvalidArguments", "spec.training.workers must be 0 or more")
+    if not 0 <= arguments.seed < 2**31:
+        raise InputError("InvalidArguments", "spec.training.seed must be from 0 to 2147483647")
+    if arguments.checkpoint_every < 1:
+        raise InputError("InvalidArguments", "spec.training.checkpointEvery must be 1 or more")
+    evaluation = parsed_json("--evaluation", arguments.evaluation)
+    request = None if evaluation is None else parsed_request(evaluation)
+    environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
+    spaces = checked_spaces(environment)
+    task = TrainingTask(environment, *spaces, settings, arguments.workers, arguments.seed)
+    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="app.train", description="Trains a policy with RLlib PPO and publishes it as a bundle.")
+    parser.add_argument("--storage", required=True, metavar="URI", help="file:///<absolute path>, the storage of one PolicyModel")
+    parser.add_argument("--run", required=True, metavar="ID")
+    parser.add_argument("--environment", required=True, metavar="JSON")
+    parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")
+    parser.add_argument("--stop", required=True, metavar="JSON", help="criteria of which any one ends the training")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--checkpoint-every", type=int, default=10, metavar="N", help="iterations between checkpoints (default 10)")
+    parser.add_argument("--evaluation", default="null", metavar="JSON", help="played right after publishing")
+    parser.add_argument("--entry-point-prefix", action="append", default=[], metavar="PREFIX", help="what entryPoint may name (repeatable)")
+    return parser
+
+
+def _exit_promptly(signum: int, _frame: FrameType | None) -> None:
+    """Ends the process as the signal would, with Ray's processes ended on the way out."""
+    raise SystemExit(128 + signum)
+
+
+def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
+    trainer = Trainer(asked.task)
+    try:
+        signal.signal(signal.SIGTERM, _exit_promptly)  # ray.init puts its own handler there
+        state = _trained(asked, trainer, report)
+        digest = _published(asked, trainer, state)
+    finally:
+        trainer.close()
+    last = state.curve[-1]
+    result = {
+        "run": asked.id,
+        "digest": digest,
+        "uri": asked.storage.bundle_uri(digest),
+        "iteration": last.iteration,
+        "envSteps": last.env_steps,
+        "episodeReturnMean": last.episode_return_mean,
+        "trainedAt": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    with storage_faults():
+        write_aside(asked.storage.run(asked.id) / "result.json", canonical_json(result))
+    return result
+
+
+def _trained(asked: Run, trainer: Trainer, report: Report) -> RunState:
+    """Iterates until a criterion is met, from the newest checkpoint on where there is one.
+
+    Raises:
+        InputError: TrainingDiverged.
+    """
+    checkpoints = asked.storage.run(asked.id) / "checkpoints"
+    with storage_faults():
+        state = restored_state(checkpoints, trainer.restore) or RunState([], 0.0)
+    curve = list(state.curve)
+    began = time.monotonic() - state.time_s
+    while not asked.stop.is_met(curve, time.monotonic() - began):
+        iteration_began = time.monotonic()
+        iterated = trainer.iterate()
+        if not iterated.is_finite:
+            raise InputError("TrainingDiverged", "spec.training.config: the loss is no number any more; lower lr, or set gradClip")
+        before = curve[-1].env_steps if curve else 0
+        curve.append(next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum))
+        now = time.monotonic()
+        report.progress(_progress(asked.stop, curve, now - began, (iterated.env_steps - before) / (now - iteration_began)))
+        if curve[-1].iteration % asked.checkpoint_every == 0:
+            with storage_faults():
+                write_checkpoint(checkpoints, RunState(curve, now - began), trainer.save)
+    return RunState(curve, time.monotonic() - began)
+
+
+def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:
+    percent = stop.progress_percent(curve, time_s)
+    last = curve[-1]
+    return {
+        "iteration": last.iteration,
+        "envSteps": last.env_steps,
+        "episodeReturnMean": last.episode_return_mean,
+        "progressPercent": round(percent, 1),
+        "stepsPerSecond": round(steps_per_s, 1),
+        "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,
+    }
+
+
+def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
+    """Exports the policy, proves it equal to the trainer's, and publishes it; gives the digest."""
+    from app.export import exported_model, golden_record, prove_parity, trainer_answers
+
+    task = asked.task
+    module = trainer.module()
+    observations = trainer.observations(PARITY_OBSERVATIONS)
+    model = exported_model(module, task.observation_space, task.action_space)
+    actions, inputs = trainer_answers(module, task.action_space, trainer.trainer_action_space(), observations)
+    prove_parity(model, task.observation_space, task.action_space, observations, (actions, inputs))
+    golden = np.linspace(0, len(observations) - 1, min(GOLDEN_OBSERVATIONS, len(observations))).astype(int)
+    record = golden_record(observations[golden], actions[golden], inputs[golden])
+    with storage_faults():
+        return published_bundle(asked.storage, _facts(task, state, record), model)
+
+
+def _facts(task: TrainingTask, state: RunState, golden: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's content: no clock and no name in it, so equal trainings give equal digests."""
+    config = {**task.settings.training_arguments(), **task.settings.model_config(), "num_envs": task.settings.num_envs}
+    return {
+        "environment": task.environment.described(),
+        "observationSpace": described_space(task.observation_space),
+        "actionSpace": described_space(task.action_space),
+        "state": {},
+        "seed": task.seed,
+        "configHash": digest_of(canonical_json(config)),
+        "config": config,
+        "parent": None,
+        "envSteps": state.curve[-1].env_steps,
+        "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
+        "golden": golden,
+    }
+
+
+def _with_evaluation(asked: Run, published: dict[str, Any]) -> dict[str, Any]:
+    if asked.evaluation is None:
+        return published
+    return {**published, "evaluation": evaluated(asked.storage, published["digest"], asked.evaluation, asked.prefixes)}
+
+
+def main() -> int:
+    """Entry point; gives the exit code."""
+    return reported_run(lambda report: run(sys.argv[1:], report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""RLlib PPO behind a few verbs. The only module that drives RLlib; when to stop, save or publish is decided elsewhere."""
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from app.environments import Environment
+from app.settings import Settings
+from app.spaces import Array, Box, Discrete, Space
+
+REGISTERED_NAME = "policymodel-environment"
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+# A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
+LONGEST_TEMP_DIR = 40
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What is trained, as plain data.
+
+    Attributes:
+        workers: env runners in processes of their own; 0 samples in this process.
+    """
+
+    environment: Environment
+    observation_space: Box
+    action_space: Space
+    settings: Settings
+    workers: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class IterationResult:
+    """What one iteration brought.
+
+    Attributes:
+        env_steps: since the start of the run.
+        episodes: that ended in this iteration.
+        return_sum: of their returns.
+        is_finite: whether every loss is a number.
+    """
+
+    env_steps: int
+    episodes: int
+    return_sum: float
+    is_finite: bool
+
+
+class Trainer:
+    """A PPO algorithm on a Ray of its own. `close` ends both."""
+
+    def __init__(self, task: TrainingTask) -> None:
+        self._task = task
+        self._temp_dir = _ray_temp_dir()
+        if not os.access(Path.home(), os.W_OK):
+            os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
+        imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
+        imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
+        _start_ray(self._temp_dir, task.workers)
+        imports.join()
+        import torch
+
+        torch.set_num_threads(1)
+        self._algorithm = _algorithm_config(task).build_algo()
+
+    def iterate(self) -> IterationResult:
+        """Samples one batch and learns from it."""
+        result = self._algorithm.train()
+        runners, learners = result["env_runners"], result["learners"]["default_policy"]
+        episodes = int(runners.get("num_episodes", 0))
+        return_sum = episodes * float(runners["episode_return_mean"]) if episodes else 0.0
+        losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
+        is_finite = all(math.isfinite(loss) for loss in losses)
+        return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, return_sum, is_finite)
+
+    def save(self, directory: Path) -> None:
+        """Writes all that `restore` needs into a directory."""
+        self._algorithm.save_to_path(str(directory.resolve()))
+
+    def restore(self, directory: Path) -> None:
+        """Goes on from what `save` wrote. RLlib refuses relative paths."""
+        self._algorithm.restore_from_path(str(directory.resolve()))
+
+    def observations(self, count: int) -> Array:
+        """About `count` observations that the policy meets while it explores, as the environment gives them."""
+        runners = self._algorithm.env_runner_group
+        steps = -(-count // max(1, self._task.workers))
+        sampled = runners.foreach_env_runner(lambda runner: runner.sample(num_timesteps=steps), local_env_runner=self._task.workers == 0)
+        episodes = [episode for one in sampled for episode in one]
+        flat = np.concatenate([np.asarray(episode.get_observations()) for episode in episodes])
+        space = self._task.observation_space
+        # Episodes hold what the trainer saw (flat float32); the way back is exact for what float32 can hold.
+        return flat.reshape(-1, *space.shape).astype(space.dtype)
+
+    def module(self) -> Any:
+        """The RLModule as it is now."""
+        return self._algorithm.get_module()
+
+    def trainer_action_space(self) -> gymnasium.Space[Any]:
+        """The action space that RLlib trains with."""
+        return trained_action_space(self._task.action_space)
+
+    def close(self) -> None:
+        """Ends the algorithm and its Ray."""
+        import ray
+
+        shutil.rmtree(self._algorithm.logdir, ignore_errors=True)  # ~/ray_results/...; a run has its lines on stdout
+        self._algorithm.stop()
+        ray.shutdown()
+        shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+
+def trained_action_space(space: Space) -> gymnasium.Space[Any]:
+    """The action space as RLlib is to see it: its action pipeline takes a Discrete space to begin at 0."""
+    if isinstance(space, Discrete):
+        return gymnasium.spaces.Discrete(space.n)
+    kind: Any = space.dtype.type
+    return gymnasium.spaces.Box(space.low.astype(kind), space.high.astype(kind), space.shape, kind)
+
+
+def made_for_rllib(context: dict[str, Any]) -> Any:
+    """Makes what RLlib asks for: one environment, or `num_envs` behind their vector entry point.
+
+    Observations become flat float32 and Discrete actions begin at 0, because RLlib's own pieces do not do that for every Box and
+    every start; the exported graph does the same.
+    """
+    environment: Environment = context["environment"]
+    observation: Box = context["observation_space"]
+    action: Space = context["action_space"]
+    if "num_envs" in context:
+        return _adapted_vector(environment.made_vector(context["num_envs"]), observation, action)
+    return _adapted(environment.made(), observation, action)
+
+
+def _is_plain(space: Box) -> bool:
+    return len(space.shape) == 1 and space.dtype == np.float32
+
+
+def _flat_space(space: Box) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32), dtype=np.float32)
+
+
+def _adapted(one: Any, observation: Box, action: Space) -> Any:
+    if not _is_plain(observation):
+        one = gymnasium.wrappers.TransformObservation(one, lambda seen: np.asarray(seen, np.float32).ravel(), _flat_space(observation))
+    if isinstance(action, Discrete) and action.start:
+        one = gymnasium.wrappers.TransformAction(one, lambda chosen: chosen + action.start, gymnasium.spaces.Discrete(action.n))
+    return one
+
+
+def _adapted_vector(many: Any, observation: Box, action: Space) -> Any:
+    if not _is_plain(observation):
+        flat = _flat_space(observation)
+        many = gymnasium.wrappers.vector.TransformObservation(
+            many, lambda seen: np.asarray(seen, np.float32).reshape(len(seen), -1), single_observation_space=flat
+        )
+    if isinstance(action, Discrete) and action.start:
+        from_zero = gymnasium.spaces.Discrete(action.n)
+        spaces = gymnasium.vector.utils.batch_space(from_zero, many.num_envs)
+        many = gymnasium.wrappers.vector.TransformAction(
+            many, lambda chosen: chosen + action.start, action_space=spaces, single_action_space=from_zero
+        )
+    return many
+
+
+def _import_rllib() -> None:
+    import ray.rllib.algorithms.ppo  # noqa: F401 - imported for what it leaves in sys.modules
+    import torch  # noqa: F401 - likewise
+
+
+def _ray_temp_dir() -> Path:
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="pm-", dir=base if len(base) <= LONGEST_TEMP_DIR else "/tmp"))
+
+
+def _start_ray(temp_dir: Path, workers: int) -> None:
+    # Ray 2.60 turns token auth on for a Ray of one process tree and writes the token to $HOME, which may be read-only.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=workers + 1,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(temp_dir),
+    )
+
+
+def _algorithm_config(task: TrainingTask) -> Any:
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.tune.registry import register_env
+
+    register_env(REGISTERED_NAME, made_for_rllib)
+    context = {"environment": task.environment, "observation_space": task.observation_space, "action_space": task.action_space}
+    mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if task.environment.has_vector_entry_point() else gymnasium.VectorizeMode.SYNC
+    return (
+        PPOConfig()
+        .environment(REGISTERED_NAME, env_config=context, disable_env_checking=True)
+        .env_runners(
+            num_env_runners=task.workers,
+            num_envs_per_env_runner=max(1, task.settings.num_envs // max(1, task.workers)),
+            gym_env_vectorize_mode=mode,
+        )
+        .training(**task.settings.training_arguments())
+        .rl_module(model_config=task.settings.model_config())
+        .debugging(seed=task.seed, log_level="ERROR")
+    )

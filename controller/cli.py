@@ -1,0 +1,58 @@
+"""`policymodel`, and `kubectl policymodel`: run a PolicyModel on this machine, or operate those of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.model import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Exit code 1: the PolicyModel cannot be made ready; 2: the input is wrong."""
+    options = parser().parse_args(arguments)
+    # Each command imports what it alone needs: the operator's image holds nothing for local runs.
+    if options.command == "operate":
+        from controller.handlers import operate
+
+        operate(
+            Settings(options.training_image, options.serving_image, entry_point_prefixes=tuple(options.entry_point_prefix)),
+            options.namespace,
+        )
+        return 0
+    from controller.run import run
+
+    return run(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="policymodel", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train, check and serve a PolicyModel on this machine, without a cluster")
+    run.add_argument("file", type=Path, help="the PolicyModel; it is read again whenever it changes")
+    run.add_argument("--once", action="store_true", help="play 20 episodes against it, then stop")
+    run.add_argument("--port", type=int, default=8000, help="where it answers on 127.0.0.1 (default: %(default)s)")
+    run.add_argument("--state", type=Path, default=Path(".policymodel"), help="bundles, logs and status (default: %(default)s)")
+    _add_allow_list(run)
+    operate = commands.add_parser("operate", help="run the operator in a cluster")
+    operate.add_argument("--training-image", required=True, help="image for training where a PolicyModel names none")
+    operate.add_argument("--serving-image", required=True, help="image for serving where a PolicyModel names none")
+    operate.add_argument("--namespace", action="append", default=[], help="a namespace to watch; may be repeated (default: all)")
+    _add_allow_list(operate)
+    return top
+
+
+def _add_allow_list(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--entry-point-prefix",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that spec.environment.entryPoint may name; may be repeated (default: none)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""Kubernetes: observe() and apply(). The only module that talks to the API server and to the replicas.
+
+Existence is decided by GET and LIST here, never by what a watch has shown. May not decide anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ApiException, NotFoundError, ResourceNotFoundError
+
+from controller import names, observation, resources
+from controller import status as statuses
+from controller.loop import ActionRefused, Key
+from controller.model import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Event,
+    JobState,
+    Json,
+    Observed,
+    Owner,
+    RayServiceState,
+    Replicas,
+    Rival,
+    Spec,
+    Status,
+    Unknown,
+    spec_of,
+)
+from controller.replicas import replicas_at
+
+API_TIMEOUT_S = (5, 30)
+REPLICAS_TIMEOUT_S = (2, 5)
+LOG_TAIL_LINES = 40
+
+_API_VERSIONS = {
+    names.KIND: names.API_VERSION,
+    "Job": "batch/v1",
+    "Pod": "v1",
+    "Event": "v1",
+    "PersistentVolumeClaim": "v1",
+    "Ingress": "networking.k8s.io/v1",
+    "RayService": "ray.io/v1",
+}
+
+
+class Cluster:
+    """The cluster that the operator runs in, or that the kubeconfig names."""
+
+    def __init__(self) -> None:
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            config.load_kube_config()
+        self._core = client.CoreV1Api()
+        self._dynamic = DynamicClient(client.ApiClient())
+        self._discovery = threading.Lock()
+        self._resources: dict[str, Any] = {}
+
+    def observe(self, key: Key) -> Observed | None:
+        """Everything that a plan for one PolicyModel needs, or None where there is no such PolicyModel.
+
+        Raises:
+            ApiException: the API server could not say.
+        """
+        namespace, name = key
+        document = self._get(names.KIND, namespace, name)
+        if document is None:
+            return None
+        metadata, spec, now = document["metadata"], spec_of(document), datetime.now(UTC)
+        owner = Owner(namespace, name, metadata["uid"], metadata["generation"])
+        # Jobs before their pods: a Job that has finished is read with the last word of its pod.
+        jobs = self._list("Job", namespace, f"{names.LABEL_NAME}={name}")
+        pods = self._list("Pod", namespace, f"{names.LABEL_NAME}={name}")
+        ray_service, serving = self._ray_service(owner, spec, now)
+        claim = self._get("PersistentVolumeClaim", namespace, resources.claim_name(owner, spec))
+        ingress = self._get("Ingress", namespace, name)
+        return Observed(
+            now=now,
+            owner=owner,
+            spec=spec,
+            status=statuses.status_of(document.get("status", {})),
+            created=metadata["creationTimestamp"],
+            deleting="deletionTimestamp" in metadata,
+            jobs=tuple(self._job_states(owner, jobs, pods, now)),
+            claim=observation.claim_state(claim, owner, self._claim_events(claim)) if claim else None,
+            ray_service=serving,
+            ingress=observation.ingress_state(ingress, owner) if ingress else None,
+            replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
+            rivals=tuple(self._rivals(owner, spec)),
+        )
+
+    def apply(self, owner: Owner, action: Action) -> None:
+        """Does one thing.
+
+        Raises:
+            ActionRefused: the API server would not, and why.
+        """
+        try:
+            resource = self._resource(action.kind)
+            if isinstance(action, Create):
+                resource.create(body=action.manifest, namespace=owner.namespace, _request_timeout=API_TIMEOUT_S)
+            elif isinstance(action, Apply):
+                resource.server_side_apply(
+                    body=action.manifest,
+                    namespace=owner.namespace,
+                    field_manager=action.field_manager,
+                    force_conflicts=True,
+                    _request_timeout=API_TIMEOUT_S,
+                )
+            else:
+                self._delete(owner, action)
+        except (ApiException, ResourceNotFoundError) as error:
+            raise ActionRefused(f"{type(action).__name__} {action.kind} {action.name}: {_in_words(error)}") from error
+
+    def publish(self, owner: Owner, status: Status, events: Iterable[Event]) -> None:
+        """Writes the status, then its events. A PolicyModel that has gone meanwhile needs neither."""
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": owner.name, "namespace": owner.namespace, "uid": owner.uid},
+            "status": statuses.document_of(status),
+        }
+        try:
+            self._resource(names.KIND).status.server_side_apply(
+                body=body,
+                name=owner.name,
+                namespace=owner.namespace,
+                field_manager=names.FIELD_MANAGER,
+                force_conflicts=True,
+                _request_timeout=API_TIMEOUT_S,
+            )
+        except NotFoundError:
+            return
+        for event in events:
+            self._record(owner, event)
+
+    def keys(self, namespaces: Sequence[str]) -> list[Key]:
+        """Every PolicyModel there is, in these namespaces or, where none is named, in all."""
+        wanted: Sequence[str | None] = namespaces or [None]
+        found = [document for namespace in wanted for document in self._list(names.KIND, namespace)]
+        return [(document["metadata"]["namespace"], document["metadata"]["name"]) for document in found]
+
+    def driven_by(self, namespace: str, ray_service: str) -> list[Key]:
+        """The PolicyModels that a RayService serves."""
+        return [
+            (namespace, document["metadata"]["name"])
+            for document in self._list(names.KIND, namespace)
+            if ray_service == document["spec"]["serving"].get("rayService", document["metadata"]["name"])
+        ]
+
+    def _resource(self, kind: str) -> Any:
+        """The API of a kind. The discovery behind it is no work for several threads at once: it forgets what it knows to look again.
+
+        Raises:
+            ResourceNotFoundError: the API server does not know the kind, or could not say.
+        """
+        with self._discovery:
+            if kind not in self._resources:
+                self._resources[kind] = self._dynamic.resources.get(api_version=_API_VERSIONS[kind], kind=kind)
+            return self._resources[kind]
+
+    def _get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        try:
+            found = self._resource(kind).get(name=name, namespace=namespace, _request_timeout=API_TIMEOUT_S)
+        except NotFoundError:
+            return None
+        return dict(found.to_dict())
+
+    def _list(self, kind: str, namespace: str | None, labels: str | None = None, fields: str | None = None) -> list[dict[str, Any]]:
+        found = self._resource(kind).get(namespace=namespace, label_selector=labels, field_selector=fields, _request_timeout=API_TIMEOUT_S)
+        return [dict(item) for item in found.to_dict()["items"]]
+
+    def _delete(self, owner: Owner, action: Delete) -> None:
+        try:
+            self._resource(action.kind).delete(
+                name=action.name,
+                namespace=owner.namespace,
+                body={"propagationPolicy": "Foreground"},
+                _request_timeout=API_TIMEOUT_S,
+            )
+        except NotFoundError:
+            logging.getLogger(__name__).info("%s %s is gone already", action.kind, action.name)
+
+    def _job_states(self, owner: Owner, jobs: list[dict[str, Any]], pods: list[dict[str, Any]], now: datetime) -> Iterable[JobState]:
+        for job in jobs:
+            if observation.is_owned(job, owner):
+                name = job["metadata"]["name"]
+                of_job = [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == name]
+                yield observation.job_state(job, of_job, self._log(of_job), now)
+
+    def _log(self, pods: list[dict[str, Any]]) -> str:
+        """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""
+        running = next((pod for pod in pods if pod.get("status", {}).get("phase") == "Running"), None)
+        if running is None:
+            return ""
+        metadata = running["metadata"]
+        try:
+            return str(
+                self._core.read_namespaced_pod_log(
+                    metadata["name"], metadata["namespace"], tail_lines=LOG_TAIL_LINES, _request_timeout=API_TIMEOUT_S
+                )
+            )
+        except ApiException:
+            return ""
+
+    def _claim_events(self, claim: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if claim.get("status", {}).get("phase") == "Bound":
+            return []
+        metadata = claim["metadata"]
+        return self._list("Event", metadata["namespace"], fields=f"involvedObject.uid={metadata['uid']}")
+
+    def _ray_service(self, owner: Owner, spec: Spec, now: datetime) -> tuple[dict[str, Any] | None, RayServiceState | None]:
+        try:
+            found = self._get("RayService", owner.namespace, resources.ray_service_name(owner, spec))
+        except ResourceNotFoundError:
+            # Without KubeRay there is none; the attempt to make one says so.
+            found = None
+        if found is None:
+            return None, None
+        clusters = observation.ray_clusters(found)
+        pods = self._list("Pod", owner.namespace, f"ray.io/cluster in ({','.join(clusters)})") if clusters else []
+        return found, observation.ray_service_state(found, pods, owner, owner.name, now)
+
+    def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
+        """What the replicas say of themselves, through the Service inside the cluster."""
+        service = names.serve_service(ray_service["metadata"]["name"])
+        has_endpoint = bool(ray_service.get("status", {}).get("numServeEndpoints"))
+        url = f"http://{service}.{owner.namespace}.svc:{names.SERVE_PORT}{spec.serving.route}/v1/status"
+        return replicas_at(url, has_endpoint, REPLICAS_TIMEOUT_S)
+
+    def _rivals(self, owner: Owner, spec: Spec) -> Iterable[Rival]:
+        if spec.serving.ray_service is None:
+            # The RayService of one's own has no rival: who made it drives it.
+            return
+        for document in self._list(names.KIND, owner.namespace):
+            metadata, named = document["metadata"], document["spec"]["serving"].get("rayService")
+            if metadata["uid"] != owner.uid and spec.serving.ray_service == (named or metadata["name"]):
+                yield Rival(metadata["name"], metadata["creationTimestamp"], is_maker=named is None)
+
+    def _record(self, owner: Owner, event: Event) -> None:
+        now = statuses.timestamp(datetime.now(UTC))
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{owner.name}.{uuid.uuid4().hex[:16]}", "namespace": owner.namespace},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": owner.name,
+                "namespace": owner.namespace,
+                "uid": owner.uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": names.FIELD_MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        self._resource("Event").create(body=body, namespace=owner.namespace, _request_timeout=API_TIMEOUT_S)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ResourceNotFoundError):
+        return "the API server does not know this kind; is KubeRay installed?"
+    body = observation.parsed(getattr(error, "body", None) or "")
+    return str(body.get("message") or getattr(error, "reason", None) or error)

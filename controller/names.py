@@ -1,0 +1,70 @@
+"""Every name that two places have to spell alike: group, labels, annotations, roles, and the names of children.
+
+May not import anything of ours. The names of children are functions of the owner and of what the child is made from, so that a
+controller that was stopped anywhere finds what it made before. `tests/unit/controller/test_names.py` pins the hashes: a change of
+`run` retrains every policy there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+GROUP = "policymodel.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "PolicyModel"
+PLURAL = "policymodels"
+
+FIELD_MANAGER = "policymodel-operator"
+# serveConfigV2 has a field manager of its own: it changes with every rollout, while the rest of a RayService changes only with a
+# field of the user's, or belongs to somebody else (an adopted RayService).
+SERVE_FIELD_MANAGER = "policymodel-rollout"
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_NAME = f"{GROUP}/name"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_RUN = f"{GROUP}/run"
+LABEL_EVALUATION = f"{GROUP}/evaluation"
+ANNOTATION_HASH = f"{GROUP}/hash"
+
+ROLE_TRAIN = "train"
+ROLE_EVALUATE = "evaluate"
+ROLE_SERVE = "serve"
+
+DEPLOYMENT = "ServePPOModel"
+SERVE_PORT = 8000
+
+
+def digest_of(made_from: Mapping[str, Any]) -> str:
+    """Ten hex digits of the sha256 of a JSON value; 475 and 475.0 are the same number."""
+    return hashlib.sha256(json.dumps(_canonical(made_from), sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def training_job(owner: str, run: str) -> str:
+    return f"{owner}-train-{run}"
+
+
+def evaluation_job(owner: str, evaluation: str) -> str:
+    return f"{owner}-evaluate-{evaluation}"
+
+
+def claim(owner: str) -> str:
+    return f"{owner}-policies"
+
+
+def serve_service(ray_service: str) -> str:
+    """The Service that KubeRay makes for the Serve proxies of a RayService."""
+    return f"{ray_service}-serve-svc"

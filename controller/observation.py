@@ -1,0 +1,272 @@
+"""Turns objects of the Kubernetes API into facts. Pure: it asks nobody, and it decides nothing about what is done."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from controller import names
+from controller.model import ChildState, JobState, Json, Owner, Problem, Progress, RayServiceState, ReplicaRow, Replicas
+
+# For some seconds after its creation no pod is scheduled yet, and that is no problem.
+SCHEDULING_GRACE_S = 15
+
+
+def is_owned(child: Json, owner: Owner) -> bool:
+    return any(reference.get("uid") == owner.uid for reference in child["metadata"].get("ownerReferences", []))
+
+
+def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobState:
+    """A Job of ours.
+
+    Args:
+        pods: the pods of this Job, in any order.
+        log: the tail of what its running pod has written, or "".
+    """
+    labels, status = job["metadata"]["labels"], job.get("status", {})
+    ended = {condition["type"]: condition for condition in status.get("conditions", []) if condition["status"] == "True"}
+    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    words = [word for pod in by_age for word in [_last_word(pod)] if word]
+    failed = ended.get("Failed")
+    result = (
+        next((word["result"] for word in reversed(words) if _is_result(word, labels[names.LABEL_ROLE])), None)
+        if "Complete" in ended
+        else None
+    )
+    if "Complete" in ended and by_age and result is None:
+        advice = "spec.training.image has to be made from the operator's training image"
+        message = f"the Job {job['metadata']['name']} ended well but said no result; {advice}"
+        problem: Problem | None = Problem("NoResult", message)
+    else:
+        problem = _job_problem(failed, words, by_age) if failed else _first_problem(by_age, now, "spec.training")
+    return JobState(
+        name=job["metadata"]["name"],
+        role=labels[names.LABEL_ROLE],
+        run=labels[names.LABEL_RUN],
+        evaluation=labels.get(names.LABEL_EVALUATION),
+        phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
+        deleting="deletionTimestamp" in job["metadata"],
+        attempt=max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0)),
+        start_time=status.get("startTime"),
+        image=job["spec"]["template"]["spec"]["containers"][0]["image"],
+        result=result,
+        problem=problem,
+        progress=last_progress(log),
+    )
+
+
+def last_progress(log: str) -> Progress | None:
+    """The newest progress line of a training log; lines that are none are passed over."""
+    for line in reversed(log.splitlines()):
+        progress = parsed(line).get("progress")
+        if isinstance(progress, Mapping) and _is_progress(progress):
+            return Progress(
+                iteration=int(progress["iteration"]),
+                env_steps=int(progress["envSteps"]),
+                episode_return_mean=progress.get("episodeReturnMean"),
+                percent=float(progress["progressPercent"]),
+                eta_s=progress.get("etaSeconds"),
+            )
+    return None
+
+
+def ray_service_state(ray_service: Json, pods: Sequence[Json], owner: Owner, application: str, now: datetime) -> RayServiceState:
+    """A RayService, ours or adopted.
+
+    Args:
+        pods: the pods of its clusters.
+        application: the name of our Serve application in it.
+    """
+    metadata, status = ray_service["metadata"], ray_service.get("status", {})
+    active = status.get("activeServiceStatus", {}).get("rayClusterName")
+    pending = status.get("pendingServiceStatus", {}).get("rayClusterName")
+    problem = _first_problem(pods, now, "spec.serving") or _application_problem(status, application)
+    return RayServiceState(
+        serve_config=ray_service["spec"].get("serveConfigV2", ""),
+        hash=metadata.get("annotations", {}).get(names.ANNOTATION_HASH),
+        foreign=not is_owned(ray_service, owner),
+        deleting="deletionTimestamp" in metadata,
+        switching=bool(active and pending),
+        pods_hash=_pods_hash(pods, active),
+        problem=problem,
+    )
+
+
+def _pods_hash(pods: Sequence[Json], cluster: str | None) -> str | None:
+    of_cluster = [pod["metadata"] for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/cluster") == cluster]
+    return next((hash_ for pod in of_cluster for hash_ in [pod.get("annotations", {}).get(names.ANNOTATION_HASH)] if hash_), None)
+
+
+def ray_clusters(ray_service: Json) -> list[str]:
+    """Names of the clusters that a RayService has, or prepares."""
+    status = ray_service.get("status", {})
+    found = [status.get(key, {}).get("rayClusterName") for key in ("activeServiceStatus", "pendingServiceStatus")]
+    return [name for name in found if name]
+
+
+def claim_state(claim: Json, owner: Owner, events: Iterable[Json]) -> ChildState:
+    """The claim of ours. One that outlived its PolicyModel (`deletionPolicy: Retain`) has no owner and bears our label: it is ours."""
+    metadata = claim["metadata"]
+    labels = metadata.get("labels", {})
+    is_ours = (labels.get(names.LABEL_NAME), labels.get(names.LABEL_MANAGED_BY)) == (owner.name, names.FIELD_MANAGER)
+    is_kept = is_ours and not metadata.get("ownerReferences")
+    problem = None
+    if claim.get("status", {}).get("phase") != "Bound":
+        warnings = [event for event in events if event.get("type") == "Warning"]
+        if warnings:
+            last = max(warnings, key=lambda event: str(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]))
+            message = (
+                f"the claim {metadata['name']} cannot be bound: {last['message']}; check spec.storage.pvc and the cluster's StorageClasses"
+            )
+            problem = Problem("StorageNotBound", message)
+    return ChildState(claim, not (is_owned(claim, owner) or is_kept), "deletionTimestamp" in metadata, problem)
+
+
+def ingress_state(ingress: Json, owner: Owner) -> ChildState:
+    return ChildState(ingress, not is_owned(ingress, owner), "deletionTimestamp" in ingress["metadata"])
+
+
+def replicas(report: Json) -> Replicas:
+    """What `GET <route>/v1/status` says.
+
+    Raises:
+        KeyError, TypeError: it is not such an answer.
+    """
+    return Replicas(int(report["runningReplicas"]), tuple(_replica_row(row) for row in report["replicas"]))
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """A JSON object in a line, or {} where the line is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_progress(progress: Json) -> bool:
+    counted = all(_is_number(progress.get(name)) for name in ("iteration", "envSteps", "progressPercent"))
+    return counted and all(progress.get(name) is None or _is_number(progress[name]) for name in ("episodeReturnMean", "etaSeconds"))
+
+
+def _is_result(word: Json, role: str) -> bool:
+    """Whether a last word holds what a revision, or an evaluation, is made from. The image may be its user's: it may say anything."""
+    result = word.get("result")
+    if not isinstance(result, Mapping) or not isinstance(result.get("digest"), str):
+        return False
+    evaluation = result.get("evaluation")
+    if role == names.ROLE_EVALUATE or evaluation is not None:
+        return _is_evaluation(evaluation) and (role == names.ROLE_EVALUATE or _is_publication(result))
+    return _is_publication(result)
+
+
+def _is_publication(result: Json) -> bool:
+    is_counted = result.get("envSteps") is None or isinstance(result["envSteps"], int)
+    return isinstance(result.get("uri"), str) and is_counted and _is_moment(result.get("trainedAt"))
+
+
+def _is_moment(text: Any) -> bool:
+    if text is None:
+        return True
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_evaluation(evaluation: Any) -> bool:
+    if not isinstance(evaluation, Mapping) or not isinstance(evaluation.get("id"), str):
+        return False
+    are_whole = all(isinstance(evaluation.get(name), int) for name in ("episodes", "seed"))
+    return are_whole and evaluation["episodes"] >= 2 and all(_is_number(evaluation.get(name)) for name in ("mean", "std"))
+
+
+def _is_error(word: Json) -> bool:
+    error = word.get("error")
+    return isinstance(error, Mapping) and all(isinstance(error.get(name), str) for name in ("reason", "message"))
+
+
+def _replica_row(row: Json) -> ReplicaRow:
+    serving, error = row["serving"] or {}, row.get("error") or {}
+    if not isinstance(serving, Mapping) or not isinstance(error, Mapping):
+        raise TypeError("serving and error of a replica are objects")
+    said = f"{error['reason']}: {error['message']}" if error else None
+    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), said)
+
+
+def _last_word(pod: Json) -> dict[str, Any]:
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        ended = container.get("state", {}).get("terminated")
+        if ended:
+            lines = str(ended.get("message", "")).strip().splitlines()
+            return parsed(lines[-1]) if lines else {}
+    return {}
+
+
+def _job_problem(failed: Json, words: Sequence[Json], pods: Sequence[Json]) -> Problem:
+    error = next((word["error"] for word in reversed(words) if _is_error(word)), None)
+    if error:
+        return Problem(error["reason"], error["message"])
+    for pod in reversed(pods):
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            ended = container.get("state", {}).get("terminated", {})
+            if ended.get("reason") == "OOMKilled":
+                message = (
+                    "the container ran out of memory; allow more (spec.training.resources.limits.memory), or train with fewer environments"
+                )
+                return Problem("OutOfMemory", message)
+    return Problem(failed.get("reason") or "TrainingFailed", failed.get("message") or "the Job failed without a word")
+
+
+def _first_problem(pods: Sequence[Json], now: datetime, field: str) -> Problem | None:
+    return next((problem for pod in pods for problem in [_pod_problem(pod, now, field)] if problem), None)
+
+
+def _pod_problem(pod: Json, now: datetime, field: str) -> Problem | None:
+    """Why a pod does not start, in words for the user of a PolicyModel."""
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting", {})
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
+            advice = f"check {field}.image and spec.imagePullSecrets"
+            return Problem("ImagePullFailed", f"the image {container['image']} cannot be pulled ({message or reason}); {advice}")
+        if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+            return Problem("PodNotStarted", f"the pod {name} cannot start: {message or reason}; check {field}.template")
+        if reason == "CrashLoopBackOff":
+            last = container.get("lastState", {}).get("terminated", {})
+            said = f"{last.get('reason', '')} (exit code {last.get('exitCode', '?')})"
+            return Problem("PodCrashes", f"the pod {name} crashes again and again: {said}; read kubectl logs --previous {name}")
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False" and _age_s(condition, now) > SCHEDULING_GRACE_S:
+            return Problem(
+                "Unschedulable",
+                f"no node takes the pod {name}: {condition.get('message', '')}; check {field}.resources and {field}.template",
+            )
+    return None
+
+
+def _age_s(condition: Json, now: datetime) -> float:
+    since = condition.get("lastTransitionTime")
+    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
+
+
+def _application_problem(status: Json, application: str) -> Problem | None:
+    for key in ("activeServiceStatus", "pendingServiceStatus"):
+        found = status.get(key, {}).get("applicationStatuses", {}).get(application, {})
+        if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+            return Problem(
+                "ServeFailed", f"the Serve application {application} is {found['status']}: {_first_line(found.get('message', ''))}"
+            )
+    return None
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "")[:500]

@@ -1,0 +1,417 @@
+"""Pure builders of every manifest that the operator writes.
+
+May not read anything but its arguments, and may not change them. What a change here does to a running cluster:
+`ray_service` is applied only when `serving_hash` changes, which is made from the user's fields alone; so an upgrade of the operator
+never re-renders `rayClusterConfig` (KubeRay would build a second cluster for everybody).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from controller import names
+from controller.model import Images, Json, Owner, Revision, Settings, Spec
+
+RAY_VERSION = "2.60.0"
+STORAGE_PATH = "/storage"
+# Seconds that a training Job gets beyond spec.training.stop.timeSeconds, for start-up, export and evaluation.
+START_AND_EXPORT_S = 900
+EVALUATION_DEADLINE_S = 3600
+
+# HAProxy in place of Serve's Python proxy takes a query from 60 ms to 5 ms at 4 connections; workers start at nice 15 by default.
+SERVE_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # Acting is idempotent, so HAProxy may ask another replica where one is killed in the middle of an answer.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_worker_niceness": "0",
+}
+DEFAULT_HEAD_RESOURCES: Json = {"requests": {"cpu": "300m", "memory": "2Gi"}}
+
+_CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+_POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def storage_uri(owner: Owner, settings: Settings) -> str:
+    return f"{settings.storage_root}/{owner.namespace}/{owner.name}"
+
+
+def claim_name(owner: Owner, spec: Spec) -> str:
+    return spec.storage.existing_claim or names.claim(owner.name)
+
+
+def ray_service_name(owner: Owner, spec: Spec) -> str:
+    return spec.serving.ray_service or owner.name
+
+
+def url(owner: Owner, spec: Spec, settings: Settings) -> str:
+    """Where queries are answered: the Ingress, or else the Service inside the cluster."""
+    ingress = spec.serving.ingress
+    if settings.in_cluster and ingress:
+        base = f"{'https' if ingress.tls_secret_name else 'http'}://{ingress.host}"
+    else:
+        base = settings.base_url or f"http://{names.serve_service(ray_service_name(owner, spec))}.{owner.namespace}.svc:{names.SERVE_PORT}"
+    return base + spec.serving.route
+
+
+def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -> Json:
+    """The Job that trains, publishes and evaluates the run that the spec asks for."""
+    training = spec.training
+    arguments = {
+        "--storage": storage_uri(owner, settings),
+        "--run": spec.run,
+        "--environment": json.dumps(spec.environment),
+        "--config": json.dumps(training.config),
+        "--stop": json.dumps(training.stop),
+        "--workers": str(training.workers),
+        "--seed": str(training.seed),
+        "--checkpoint-every": str(training.checkpoint_every),
+        "--evaluation": _evaluation(spec, spec.run),
+    }
+    return _job(
+        names.training_job(owner.name, spec.run),
+        names.ROLE_TRAIN,
+        {names.LABEL_RUN: spec.run},
+        ["-m", "app.train", *_flags(arguments), *_allow_list(settings)],
+        owner,
+        spec,
+        images,
+        backoff_limit=training.backoff_limit,
+        deadline_s=(training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1),
+    )
+
+
+def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images, revision: Revision) -> Json:
+    """The Job that evaluates a published policy as the gate asks today, without training."""
+    arguments = {
+        "--storage": storage_uri(owner, settings),
+        "--digest": revision.digest,
+        "--evaluation": _evaluation(spec, revision.run),
+    }
+    evaluation = spec.evaluation(revision.run)
+    return _job(
+        names.evaluation_job(owner.name, evaluation),
+        names.ROLE_EVALUATE,
+        {names.LABEL_RUN: revision.run, names.LABEL_EVALUATION: evaluation},
+        ["-m", "app.evaluate", *_flags(arguments), *_allow_list(settings)],
+        owner,
+        spec,
+        images,
+        backoff_limit=spec.training.backoff_limit,
+        deadline_s=EVALUATION_DEADLINE_S,
+    )
+
+
+def claim(owner: Owner, spec: Spec) -> Json:
+    """The claim for checkpoints, bundles and evaluations. `deletionPolicy: Retain` leaves it without an owner, so it outlives us."""
+    storage = spec.storage
+    claim_spec: dict[str, Any] = {
+        "accessModes": list(storage.access_modes),
+        "resources": {"requests": {"storage": storage.size}},
+    }
+    if storage.storage_class_name:
+        claim_spec["storageClassName"] = storage.storage_class_name
+    metadata = _metadata(names.claim(owner.name), owner, owned=storage.deletion_policy == "Delete")
+    return _hashed({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": claim_spec})
+
+
+def claim_as_it_is(desired: Json, live: Json) -> Json:
+    """The wanted claim with the spec that the living one has: a claim's spec is immutable, and one that was kept may have another."""
+    kept = {name: live["spec"][name] for name in ("accessModes", "resources", "storageClassName") if name in live.get("spec", {})}
+    return {**desired, "spec": kept}
+
+
+def ingress(owner: Owner, spec: Spec) -> Json:
+    """The Ingress for the route. Only `spec.serving.ingress` may be asked for it to be built."""
+    wanted = spec.serving.ingress
+    assert wanted is not None
+    service = {"name": names.serve_service(ray_service_name(owner, spec)), "port": {"number": names.SERVE_PORT}}
+    path = {"path": spec.serving.route, "pathType": "Prefix", "backend": {"service": service}}
+    ingress_spec: dict[str, Any] = {"rules": [{"host": wanted.host, "http": {"paths": [path]}}]}
+    if wanted.class_name:
+        ingress_spec["ingressClassName"] = wanted.class_name
+    if wanted.tls_secret_name:
+        ingress_spec["tls"] = [{"hosts": [wanted.host], "secretName": wanted.tls_secret_name}]
+    metadata = _metadata(owner.name, owner, annotations=wanted.annotations)
+    return _hashed({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": metadata, "spec": ingress_spec})
+
+
+def serving_hash(spec: Spec) -> str:
+    """A hash of the user's fields that shape the RayCluster: while it stays, the RayCluster stays."""
+    serving = spec.serving
+    fields = {
+        "image": serving.image,
+        "resources": serving.resources,
+        "template": serving.template,
+        "imagePullSecrets": list(spec.image_pull_secrets),
+        "existingClaim": spec.storage.existing_claim,
+    }
+    return names.digest_of({key: value for key, value in fields.items() if value})
+
+
+def ray_service(owner: Owner, spec: Spec, images: Images) -> Json:
+    """The RayService, without `serveConfigV2`: that has a writer of its own (`serve_config`)."""
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": _metadata(owner.name, owner, annotations={names.ANNOTATION_HASH: serving_hash(spec)}),
+        "spec": {
+            "rayClusterDeletionDelaySeconds": 60,
+            "rayClusterConfig": {
+                "rayVersion": RAY_VERSION,
+                "authOptions": {"mode": "disabled"},
+                "headGroupSpec": {
+                    # The replicas are processes of the head pod; each asks for 0.1 of these.
+                    "rayStartParams": {
+                        "dashboard-host": "0.0.0.0",
+                        "num-cpus": "8",
+                        "object-store-memory": "134217728",
+                        "disable-usage-stats": "true",
+                    },
+                    "template": _head_pod(owner, spec, images),
+                },
+            },
+        },
+    }
+
+
+def _head_pod(owner: Owner, spec: Spec, images: Images) -> Json:
+    serving, template = spec.serving, spec.serving.template
+    ports = {"gcs-server": 6379, "dashboard": 8265, "serve": names.SERVE_PORT, "metrics": 8080}
+    healthz = {"httpGet": {"path": "/api/gcs_healthz", "port": "dashboard"}, "timeoutSeconds": 5}
+    container = {
+        "name": "ray-head",
+        "image": serving.image or images.serving,
+        "imagePullPolicy": "IfNotPresent",
+        "env": _environment({"HOME": "/tmp", **SERVE_ENVIRONMENT}, template),
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
+        "resources": serving.resources or DEFAULT_HEAD_RESOURCES,
+        # KubeRay's own probes need wget and bash in the image.
+        "readinessProbe": {**healthz, "periodSeconds": 5, "failureThreshold": 10},
+        "livenessProbe": {**healthz, "initialDelaySeconds": 30, "periodSeconds": 10, "failureThreshold": 12},
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [{"name": "policies", "mountPath": STORAGE_PATH, "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+    pod = _pod(container, names.ROLE_SERVE, owner, spec, template)
+    # A pod says which fields it was made from: KubeRay's status is too late to tell whether the pods that serve are the new ones.
+    pod["metadata"]["annotations"] = {**pod["metadata"].get("annotations", {}), names.ANNOTATION_HASH: serving_hash(spec)}
+    return pod
+
+
+def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "") -> str:
+    """The text of `serveConfigV2`: our application, and those of others that the live text holds.
+
+    Args:
+        policy: `{uri, digest, revision}` of the policy to serve, or None while there is no approved one.
+        live: the text as it stands; only an adopted RayService has applications of others in it.
+    """
+    user_config: dict[str, Any] = {"outOfBounds": spec.serving.out_of_bounds}
+    if policy:
+        user_config["serving"] = dict(policy)
+    application = {
+        "name": owner.name,
+        "import_path": "app.serve:build",
+        "route_prefix": spec.serving.route,
+        "deployments": [
+            {
+                "name": names.DEPLOYMENT,
+                "num_replicas": spec.serving.replicas,
+                "user_config": user_config,
+            }
+        ],
+    }
+    settings = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "0.0.0.0", "port": names.SERVE_PORT},
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+    }
+    config = parsed_serve_config(live)
+    if not spec.serving.ray_service:
+        return yaml.safe_dump({**settings, "applications": [application]}, sort_keys=False)
+    others = _objects(config.get("applications"))
+    ours = next((index for index, other in enumerate(others) if other.get("name") == owner.name), len(others))
+    applications = [*others[:ours], application, *others[ours + 1 :]]
+    return yaml.safe_dump({**settings, **config, "applications": applications}, sort_keys=False)
+
+
+def serve_config_patch(owner: Owner, spec: Spec, text: str) -> Json:
+    """What server-side apply writes for a rollout: `serveConfigV2`, and nothing else of the RayService."""
+    metadata = {"name": ray_service_name(owner, spec), "namespace": owner.namespace}
+    return {"apiVersion": "ray.io/v1", "kind": "RayService", "metadata": metadata, "spec": {"serveConfigV2": text}}
+
+
+def parsed_serve_config(text: str) -> dict[str, Any]:
+    """The parsed text of a live `serveConfigV2`, or {} where somebody wrote what is no mapping."""
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def served_policy(owner: Owner, text: str) -> Json | None:
+    """The policy `{uri, digest, revision}` that a live `serveConfigV2` asks for, if any; its revision is None where none is named."""
+    for application in _objects(parsed_serve_config(text).get("applications")):
+        for deployment in _objects(application.get("deployments")):
+            if application.get("name") == owner.name and deployment.get("name") == names.DEPLOYMENT:
+                match deployment.get("user_config"):
+                    case {"serving": {"uri": str(), "digest": str()} as policy}:
+                        return {"revision": None, **policy}
+    return None
+
+
+def _objects(listed: Any) -> list[dict[str, Any]]:
+    """The objects of a list in a text that anybody may have written."""
+    return [found for found in listed if isinstance(found, dict)] if isinstance(listed, list) else []
+
+
+def route_neighbour(owner: Owner, spec: Spec, text: str) -> str | None:
+    """The application of somebody else that has our route in a live `serveConfigV2`: Serve would refuse two."""
+    for application in _objects(parsed_serve_config(text).get("applications")):
+        if application.get("name") != owner.name and application.get("route_prefix") == spec.serving.route:
+            return str(application.get("name"))
+    return None
+
+
+def is_covered(desired: Any, live: Any) -> bool:
+    """Whether everything that `desired` says stands in `live`; what others added there is theirs."""
+    if isinstance(desired, Mapping):
+        return isinstance(live, Mapping) and all(key in live and is_covered(value, live[key]) for key, value in desired.items())
+    if isinstance(desired, list):
+        return isinstance(live, list) and len(live) == len(desired) and all(map(is_covered, desired, live))
+    return bool(desired == live)
+
+
+def _job(
+    name: str,
+    role: str,
+    labels: Mapping[str, str],
+    arguments: list[str],
+    owner: Owner,
+    spec: Spec,
+    images: Images,
+    *,
+    backoff_limit: int,
+    deadline_s: int,
+) -> Json:
+    training = spec.training
+    container = {
+        "name": role,
+        "image": training.image or images.training,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python"],
+        "args": arguments,
+        "env": _environment({"HOME": "/tmp"}, training.template),
+        "resources": training.resources,
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [
+            {"name": "policies", "mountPath": STORAGE_PATH},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+    pod = _pod(container, role, owner, spec, training.template)
+    pod["metadata"]["labels"].update(labels)
+    pod["spec"]["restartPolicy"] = "Never"
+    pod["spec"]["terminationGracePeriodSeconds"] = 30
+    pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    metadata = _metadata(name, owner)
+    metadata["labels"].update({names.LABEL_ROLE: role, **labels})
+    # Exit code 2 says that the input is wrong and a retry cannot help; an eviction is nobody's fault and costs no attempt.
+    rules = [
+        {"action": "FailJob", "onExitCodes": {"containerName": role, "operator": "In", "values": [2]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "backoffLimit": backoff_limit,
+            "activeDeadlineSeconds": deadline_s,
+            "podFailurePolicy": {"rules": rules},
+            "podReplacementPolicy": "Failed",
+            "template": pod,
+        },
+    }
+
+
+def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -> dict[str, Any]:
+    pod_spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": dict(_POD_SECURITY),
+        "containers": [container],
+        "volumes": [
+            {"name": "policies", "persistentVolumeClaim": {"claimName": claim_name(owner, spec)}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    if spec.image_pull_secrets:
+        pod_spec["imagePullSecrets"] = [{"name": secret} for secret in spec.image_pull_secrets]
+    pod_spec |= {key: template[key] for key in ("nodeSelector", "tolerations", "priorityClassName", "runtimeClassName") if key in template}
+    labels = {**template.get("labels", {}), names.LABEL_NAME: owner.name, names.LABEL_ROLE: role}
+    metadata: dict[str, Any] = {"labels": labels}
+    if template.get("annotations"):
+        metadata["annotations"] = dict(template["annotations"])
+    return {"metadata": metadata, "spec": pod_spec}
+
+
+def _metadata(name: str, owner: Owner, *, annotations: Mapping[str, str] | None = None, owned: bool = True) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": {names.LABEL_MANAGED_BY: names.FIELD_MANAGER, names.LABEL_NAME: owner.name},
+    }
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    if owned:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": owner.name,
+                "uid": owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+    return metadata
+
+
+def _hashed(manifest: dict[str, Any]) -> Json:
+    """The manifest with its own hash as an annotation: a field that is no longer asked for shows as a change, too."""
+    annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_HASH: names.digest_of(manifest)}
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+
+
+def _evaluation(spec: Spec, run: str) -> str:
+    return json.dumps({"id": spec.evaluation(run), "episodes": spec.gate.episodes, "seed": spec.gate.seed})
+
+
+def _environment(ours: Mapping[str, str], template: Json) -> list[Json]:
+    """The variables of a container; the user's word counts where both have one. Ray writes its token, sockets and logs under HOME and
+    /tmp."""
+    by_name: dict[str, Json] = {name: {"name": name, "value": value} for name, value in ours.items()}
+    by_name.update({variable["name"]: variable for variable in template.get("env", [])})
+    return list(by_name.values())
+
+
+def _flags(arguments: Mapping[str, str]) -> list[str]:
+    return [word for flag, value in arguments.items() for word in (flag, value)]
+
+
+def _allow_list(settings: Settings) -> list[str]:
+    return [word for prefix in settings.entry_point_prefixes for word in ("--entry-point-prefix", prefix)]

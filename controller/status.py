@@ -1,0 +1,256 @@
+"""The status of a PolicyModel: its conditions, the phase and the events that follow from them, and its form in the API.
+
+May not decide what is done (`reconcile` does), and may claim only what was observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from controller.model import (
+    Condition,
+    Evaluation,
+    Event,
+    Images,
+    Json,
+    Progress,
+    Revision,
+    ServingStatus,
+    Status,
+    TrainingStatus,
+)
+
+ACCEPTED, TRAINED, APPROVED = "Accepted", "Trained", "Approved"
+AVAILABLE, READY, PROGRESSING, DEGRADED = "Available", "Ready", "Progressing", "Degraded"
+
+# What a condition has to become for its event to be a warning.
+_BAD = {(ACCEPTED, "False"), (DEGRADED, "True"), (AVAILABLE, "False")}
+# These go through many reasons on their way, and each is news; of the others only a change of status is.
+_TOLD_BY_REASON = {TRAINED, APPROVED, DEGRADED}
+# What waits for another condition is told by that one.
+_WAITS = {"NotTrained", "NotAccepted"}
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def dated(conditions: Sequence[Condition], before: Status, now: datetime, generation: int) -> tuple[Condition, ...]:
+    """The conditions with the time of their last change of status."""
+
+    def since(condition: Condition) -> str:
+        last = before.condition(condition.type)
+        return last.last_transition_time if last and last.status == condition.status else timestamp(now)
+
+    return tuple(replace(condition, last_transition_time=since(condition), observed_generation=generation) for condition in conditions)
+
+
+def phase(conditions: Sequence[Condition]) -> str:
+    """One word for people."""
+    by_type = {condition.type: condition for condition in conditions}
+    if by_type[PROGRESSING].reason == "Paused":
+        return "Paused"
+    if by_type[ACCEPTED].status == "False":
+        return "Refused"
+    if by_type[READY].status == "True":
+        return "Ready"
+    if by_type[PROGRESSING].status == "True" and by_type[DEGRADED].status == "False":
+        return by_type[PROGRESSING].reason
+    if by_type[DEGRADED].status == "True":
+        return "Degraded"
+    return "Pending"
+
+
+def events(before: Status, after: Status) -> tuple[Event, ...]:
+    """What has changed, as a diary tells it: each thing once, where it belongs."""
+    news = [condition for condition in after.conditions if _is_news(condition, before.condition(condition.type))]
+    told = [Event("Warning" if (item.type, item.status) in _BAD else "Normal", item.reason, item.message) for item in news]
+    # Where two conditions say the same, the warning is kept.
+    unique = {(event.reason, event.message): event for event in sorted(told, key=lambda event: event.type)}
+    return tuple(event for event in dict.fromkeys(told) if event in unique.values())
+
+
+def _is_news(condition: Condition, last: Condition | None) -> bool:
+    has_new_reason = last is None or (last.status, last.reason) != (condition.status, condition.reason)
+    has_new_status = last is None or last.status != condition.status
+    if condition.status == "Unknown" or condition.reason in _WAITS:
+        return False
+    if condition.type == PROGRESSING:
+        # Training and evaluation are told by Trained and Approved.
+        return has_new_reason and condition.reason in ("RollingOut", "Paused")
+    if condition.type == DEGRADED:
+        return has_new_reason and condition.status == "True"
+    if condition.type in _TOLD_BY_REASON:
+        return has_new_reason
+    is_from_the_start = last is None and condition.status == "False"
+    return (
+        has_new_status
+        and (condition.type == ACCEPTED or not is_from_the_start)
+        and not (condition.type == READY and condition.status == "False")
+    )
+
+
+def with_failure(status: Status, before: Status, reason: str, message: str, now: datetime) -> Status:
+    """The status after an action that the backend refused: what was planned has not happened."""
+    failed = Condition(DEGRADED, "True", reason, message)
+    others = [condition for condition in status.conditions if condition.type != DEGRADED]
+    conditions = (*others, *dated([failed], before, now, status.observed_generation))
+    return replace(status, conditions=conditions, phase=phase(conditions))
+
+
+def document_of(status: Status) -> dict[str, Any]:
+    """The status as the API holds it; what is not known is left out."""
+    training, serving = status.training, status.serving
+    document = {
+        "observedGeneration": status.observed_generation,
+        "phase": status.phase,
+        "url": status.url,
+        "images": vars(status.images) if status.images else None,
+        "conditions": [
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "lastTransitionTime": condition.last_transition_time,
+                "observedGeneration": condition.observed_generation,
+            }
+            for condition in status.conditions
+        ],
+        "training": _training_document(training) if training else None,
+        "serving": _without_none(
+            {
+                "revision": serving.revision,
+                "digest": serving.digest,
+                "returnMean": serving.return_mean,
+                "replicasReady": serving.replicas_ready,
+                "replicas": serving.replicas,
+            }
+        )
+        if serving
+        else None,
+        "candidate": {"revision": status.candidate.number, "digest": status.candidate.digest} if status.candidate else None,
+        "revisions": [_revision_document(revision) for revision in status.revisions],
+    }
+    return _without_none(document)
+
+
+def status_of(document: Json) -> Status:
+    """The status that the API holds; what an older operator did not write is taken as not known."""
+    images, training, serving = document.get("images"), document.get("training"), document.get("serving")
+    revisions = tuple(_revision_of(revision) for revision in document.get("revisions", []))
+    candidate = document.get("candidate", {}).get("revision")
+    return Status(
+        observed_generation=document.get("observedGeneration", 0),
+        phase=document.get("phase", ""),
+        url=document.get("url"),
+        images=Images(images["training"], images["serving"]) if images else None,
+        conditions=tuple(
+            Condition(
+                condition["type"],
+                condition["status"],
+                condition["reason"],
+                condition["message"],
+                condition["lastTransitionTime"],
+                condition.get("observedGeneration", 0),
+            )
+            for condition in document.get("conditions", [])
+        ),
+        training=_training_of(training) if training else None,
+        serving=ServingStatus(
+            serving["digest"],
+            serving.get("revision"),
+            serving.get("returnMean"),
+            serving.get("replicasReady", 0),
+            serving.get("replicas", 0),
+        )
+        if serving
+        else None,
+        candidate=next((revision for revision in revisions if revision.number == candidate), None),
+        revisions=revisions,
+    )
+
+
+def _training_document(training: TrainingStatus) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "job": training.job,
+        "run": training.run,
+        "attempt": training.attempt,
+        "startTime": training.start_time,
+    }
+    if training.progress:
+        document |= {
+            "iteration": training.progress.iteration,
+            "envSteps": training.progress.env_steps,
+            "episodeReturnMean": training.progress.episode_return_mean,
+            "progressPercent": training.progress.percent,
+            "progress": progress_text(training.progress),
+        }
+    return _without_none(document)
+
+
+def _training_of(document: Json) -> TrainingStatus:
+    progress = None
+    if "iteration" in document:
+        progress = Progress(
+            document["iteration"],
+            document.get("envSteps", 0),
+            document.get("episodeReturnMean"),
+            document.get("progressPercent", 0.0),
+            _eta_s(document.get("progress", "")),
+        )
+    return TrainingStatus(document["job"], document["run"], document.get("attempt", 1), document.get("startTime"), progress)
+
+
+def progress_text(progress: Progress) -> str:
+    """How far a training is, in a word: `45% 12s`."""
+    return f"{progress.percent:.0f}%" + (f" {progress.eta_s:.0f}s" if progress.eta_s is not None else "")
+
+
+def _eta_s(text: str) -> float | None:
+    """The time left that a `progress_text` tells."""
+    left = text.partition(" ")[2]
+    return float(left.removesuffix("s")) if left else None
+
+
+def _revision_document(revision: Revision) -> dict[str, Any]:
+    evaluation = revision.evaluation
+    return _without_none(
+        {
+            "number": revision.number,
+            "digest": revision.digest,
+            "uri": revision.uri,
+            "run": revision.run,
+            "trainedAt": revision.trained_at,
+            "image": revision.image,
+            "seed": revision.seed,
+            "envSteps": revision.env_steps,
+            "parent": revision.parent,
+            "verdict": revision.verdict,
+            "evaluation": vars(evaluation) if evaluation else None,
+        }
+    )
+
+
+def _revision_of(document: Json) -> Revision:
+    evaluation = document.get("evaluation")
+    return Revision(
+        number=document["number"],
+        digest=document["digest"],
+        uri=document["uri"],
+        run=document["run"],
+        trained_at=document.get("trainedAt"),
+        image=document.get("image"),
+        seed=document.get("seed"),
+        env_steps=document.get("envSteps"),
+        parent=document.get("parent"),
+        verdict=document.get("verdict"),
+        evaluation=Evaluation(**evaluation) if evaluation else None,
+    )
+
+
+def _without_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}

@@ -1,0 +1,60 @@
+"""Writes docs/reference.md from k8s/crd.yaml: `python docs/reference.py`. A contract test runs it and compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+HEAD = """# Reference
+
+Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec --recursive` says the same.
+
+"""
+
+
+def fields(node: dict[str, Any], path: str, required: bool = False) -> Iterator[str]:
+    """A row for each field below a node of the schema."""
+    if path.count(".") > 0 or path == "spec":
+        yield f"| `{path}` | {_type(node)} | {_allowed(node, required)} | {node.get('description', '')} |"
+    for name, child in node.get("properties", {}).items():
+        yield from fields(child, f"{path}.{name}", name in node.get("required", []))
+    items = node.get("items", {})
+    for name, child in items.get("properties", {}).items():
+        yield from fields(child, f"{path}[].{name}", name in items.get("required", []))
+
+
+def _type(node: dict[str, Any]) -> str:
+    if node["type"] == "array":
+        return f"list of {node['items']['type']}"
+    return str(node["type"])
+
+
+def _allowed(node: dict[str, Any], required: bool) -> str:
+    said = ["required"] if required else []
+    if "enum" in node:
+        said.append("one of " + ", ".join(f"`{value}`" for value in node["enum"]))
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None or high is not None:
+        said.append(f"{'' if low is None else low} to {'' if high is None else high}".strip())
+    if "default" in node and node["default"] not in ({}, []):
+        said.append(f"default `{json.dumps(node['default'])}`")
+    return "; ".join(said)
+
+
+def page() -> str:
+    """The whole page."""
+    schema = yaml.safe_load((ROOT / "k8s/crd.yaml").read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    parts = [HEAD]
+    for part in ("spec", "status"):
+        rows = list(fields(schema["properties"][part], part))
+        parts.append(f"## {part}\n\n| field | type | allowed | what it is |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/reference.md").write_text(page())

@@ -1,0 +1,62 @@
+{{- define "policy.name" -}}
+{{- $name := default .Release.Name .Values.name }}
+{{- if or (gt (len $name) 40) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name)) }}
+{{- fail (printf "name: %q is not allowed: at most 40 lower-case letters, digits and '-', a letter first; without it the release's name counts" $name) }}
+{{- end }}
+{{- $name }}
+{{- end }}
+
+{{- define "policy.claim" -}}
+{{ default (printf "%s-policies" (include "policy.name" .)) .Values.storage.existingClaim }}
+{{- end }}
+
+{{/* Helm itself adds app.kubernetes.io/managed-by. */}}
+{{- define "policy.labels" -}}
+app.kubernetes.io/name: policy-service
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: policymodel
+policymodel.dev/name: {{ include "policy.name" . }}
+{{- end }}
+
+{{- define "policy.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "policy.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+{{- end }}
+
+{{/* The text that the operator would write. Only where no PolicyModel does: a field has one writer. */}}
+{{- define "policy.serveConfig" -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: 8000
+logging_config:
+  encoding: JSON
+  enable_access_log: false
+applications:
+- name: {{ include "policy.name" . | toYaml }}
+  import_path: app.serve:build
+  route_prefix: {{ .Values.serving.route | toYaml }}
+  deployments:
+  - name: ServePPOModel
+    num_replicas: {{ int64 .Values.serving.replicas }}
+    user_config:
+      outOfBounds: {{ .Values.serving.outOfBounds }}
+      {{- with .Values.policy }}
+      {{- if .uri }}
+      serving:
+        uri: {{ .uri | toYaml }}
+        digest: {{ .digest | toYaml }}
+        revision: {{ int64 .revision }}
+      {{- end }}
+      {{- end }}
+{{ end }}

@@ -1,0 +1,370 @@
+"""`app` and `controller` never import each other; here both sides read the text that they share, alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from fakes.world import document
+
+from app import asgi, evaluate, replica, report, settings, stop, storage, train
+from app.environments import Environment
+from app.errors import InputError
+from controller import names, observation, resources, schema
+from controller.model import Images, Owner, ReplicaRow, Replicas, Revision, Settings, Spec, spec_of
+
+IMAGES = Images("train:1", "serve:1")
+OWNER = Owner("default", "cartpole", "uid-1")
+DIGEST = "sha256:" + "ab" * 32
+PROPERTIES: dict[str, Any] = schema.schema()["properties"]["spec"]["properties"]["training"]["properties"]
+CONFIG, STOP = PROPERTIES["config"]["properties"], PROPERTIES["stop"]["properties"]
+
+
+def spec(**changes: Any) -> Spec:
+    return spec_of(document(**changes))
+
+
+def here(path: Path) -> Settings:
+    """An operator whose storage is a directory of this machine."""
+    return Settings("train:1", "serve:1", storage_root=f"file://{path}", entry_point_prefixes=("acme", "gymnasium.envs"))
+
+
+def arguments(job: Any, module: str) -> list[str]:
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"] == ["python"]
+    assert container["args"][:2] == ["-m", module]
+    return container["args"][2:]
+
+
+RUNS = {
+    "the example": {},
+    "a seed, workers and checkpoints": {"training__seed": 7, "training__workers": 2, "training__checkpointEvery": 3},
+    "a class of a package": {"environment": {"entryPoint": "gymnasium.envs.classic_control.cartpole:CartPoleEnv"}},
+    "arguments of the environment": {"environment": {"id": "CartPole-v1", "config": {"sutton_barto_reward": True}}},
+    "every setting": {"training__config": {"lr": 0.01, "gradClip": 1, "fcnetHiddens": [8], "fcnetActivation": "relu", "useKlLoss": True}},
+    "every stop criterion": {"training__stop": {"episodeReturnMean": -1.5, "envSteps": 1, "iterations": 2, "timeSeconds": 10}},
+    "another gate": {"gate__episodes": 10, "gate__seed": 5},
+}
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path):
+    wanted = spec(**changes)
+    run = train.parsed_run(arguments(resources.training_job(OWNER, wanted, here(tmp_path), IMAGES), "app.train"))
+    assert run.id == wanted.run
+    assert run.storage.path == tmp_path / "default" / "cartpole"
+    assert run.task.settings == settings.parsed_settings(wanted.training.config)
+    assert run.stop == stop.parsed_stop(wanted.training.stop)
+    assert (run.task.workers, run.task.seed, run.checkpoint_every) == (
+        wanted.training.workers,
+        wanted.training.seed,
+        wanted.training.checkpoint_every,
+    )
+    assert run.evaluation == evaluate.EvaluationRequest(wanted.evaluation(wanted.run), wanted.gate.episodes, wanted.gate.seed)
+    assert tuple(run.prefixes) == ("acme", "gymnasium.envs")
+    assert isinstance(run.task.environment, Environment)
+    assert {key: value for key, value in run.task.environment.described().items() if value} == {
+        key: value for key, value in wanted.environment.items() if value
+    }
+
+
+def test_an_entry_point_that_the_planner_would_refuse_is_refused_by_the_app_too(tmp_path):
+    wanted = spec(environment={"entryPoint": "os.path:join"})
+    with pytest.raises(InputError) as refused:
+        train.parsed_run(arguments(resources.training_job(OWNER, wanted, here(tmp_path), IMAGES), "app.train"))
+    assert refused.value.reason == "EntryPointNotAllowed"
+
+
+def test_the_evaluation_jobs_arguments_mean_the_same_to_the_app(tmp_path, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(evaluate, "evaluated", lambda *given: asked.append(given) or {"id": "e"})
+    wanted, revision = spec(gate__episodes=12), Revision(3, DIGEST, "file:///b", "run-1")
+    job = resources.evaluation_job(OWNER, wanted, here(tmp_path), IMAGES, revision)
+    result = evaluate.run(arguments(job, "app.evaluate"), report.Report(io.StringIO(), None))
+    ((found, digest, request, prefixes),) = asked
+    assert found.path == tmp_path / "default" / "cartpole"
+    assert (digest, tuple(prefixes)) == (DIGEST, ("acme", "gymnasium.envs"))
+    assert request == evaluate.EvaluationRequest(wanted.evaluation("run-1"), 12, 1000)
+    assert result == {"digest": DIGEST, "evaluation": {"id": "e"}}
+
+
+def test_the_settings_of_the_schema_are_those_that_the_app_takes():
+    assert set(CONFIG) == set(settings.SETTINGS)
+
+
+def test_the_stop_criteria_of_the_schema_are_those_that_the_app_takes():
+    for name in STOP:
+        stop.parsed_stop({name: 100})
+    with pytest.raises(InputError, match=", ".join(STOP)):
+        stop.parsed_stop({"other": 1})
+
+
+def edges(field: dict[str, Any]) -> list[Any]:
+    """Values that the schema only just takes."""
+    kind = field["type"]
+    if kind == "boolean":
+        return [True, False]
+    if kind == "string":
+        return field["enum"]
+    if kind == "array":
+        low, high = field["items"]["minimum"], field["items"]["maximum"]
+        return [[low] * field["minItems"], [high] * field["maxItems"]]
+    least = 1e-9 if field.get("exclusiveMinimum") else field.get("minimum", -1e9)
+    return [least, field.get("maximum", 1e9)]
+
+
+def taken_by_the_app(name: str, value: Any) -> None:
+    config = {name: value}
+    if name == "minibatchSize":
+        config["trainBatchSize"] = value
+    if name == "trainBatchSize":
+        config["minibatchSize"] = min(value, 256)
+    settings.parsed_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [pytest.param(name, value, id=f"{name}={value}") for name, field in CONFIG.items() for value in edges(field)]
+)
+def test_what_the_schema_only_just_takes_the_app_takes(name, value):
+    taken_by_the_app(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [pytest.param(name, value, id=f"{name}={value}") for name, field in STOP.items() for value in edges(field)]
+)
+def test_a_stop_criterion_that_the_schema_only_just_takes_the_app_takes(name, value):
+    stop.parsed_stop({name: value})
+
+
+BEYOND = [("lr", 0), ("lr", 1.1), ("gamma", -0.1), ("gamma", 1.1), ("lambda", 2), ("clipParam", 0), ("clipParam", 11), ("vfClipParam", 0)]
+BEYOND += [
+    ("klTarget", 0),
+    ("gradClip", 0),
+    ("vfLossCoeff", -1),
+    ("entropyCoeff", -1),
+    ("klCoeff", -1),
+    ("numEpochs", 0),
+    ("numEpochs", 1001),
+]
+BEYOND += [("numEnvs", 0), ("trainBatchSize", 10_000_001), ("minibatchSize", 0), ("fcnetHiddens", []), ("fcnetHiddens", [0])]
+BEYOND += [("fcnetHiddens", [8] * 9), ("fcnetHiddens", [4097]), ("fcnetActivation", "step"), ("useKlLoss", 1), ("vfShareLayers", "yes")]
+BEYOND += [("lr", "0.1"), ("numEpochs", 1.5), ("fcnetHiddens", 64), ("other", 1)]
+
+
+@pytest.mark.parametrize(("name", "value"), BEYOND, ids=str)
+def test_what_the_app_refuses_the_schema_refuses_first(name, value):
+    with pytest.raises(InputError, match=re.escape(f"spec.training.config.{name}")):
+        settings.parsed_settings({name: value})
+    with pytest.raises(schema.InvalidPolicyModel, match=re.escape(f"spec.training.config.{name}")):
+        document(training__config={name: value})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gate__episodes": 10}, {"gate__episodes": 100_000}, {"gate__seed": 2**31 - 1}, {"gate__seed": 0}], ids=str
+)
+def test_a_gate_that_the_schema_only_just_takes_the_app_takes(changes):
+    gate = spec(**changes).gate
+    evaluate.parsed_request({"id": "e", "episodes": gate.episodes, "seed": gate.seed})
+
+
+def test_both_sides_have_the_same_allow_list(tmp_path):
+    from app.environments import parsed_environment
+    from controller import reconcile
+
+    for entry_point in ("acme:A", "acme.b:A", "acmeb:A", "b.acme:A"):
+        try:
+            parsed_environment({"entryPoint": entry_point}, ["acme"])
+        except InputError as error:
+            allowed = error.reason != "EntryPointNotAllowed"
+        else:
+            allowed = True
+        assert reconcile._is_within(entry_point, "acme") is allowed, entry_point
+
+
+def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
+    wanted, in_cluster = spec(), Settings("train:1", "serve:1")
+    uri = resources.storage_uri(OWNER, in_cluster)
+    root = storage.open_storage(uri).path
+    assert root == Path("/storage/default/cartpole")
+    head = resources.ray_service(OWNER, wanted, IMAGES)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+    revision = Revision(1, DIGEST, "file:///b", "run-1")
+    jobs = [
+        resources.training_job(OWNER, wanted, in_cluster, IMAGES),
+        resources.evaluation_job(OWNER, wanted, in_cluster, IMAGES, revision),
+    ]
+    for pod in (head, *[job["spec"]["template"] for job in jobs]):
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+        assert root.is_relative_to(mounts["policies"])
+
+
+def test_a_name_that_the_operator_makes_is_one_that_the_storage_takes(tmp_path):
+    wanted, found = spec(), storage.open_storage(f"file://{tmp_path}")
+    assert found.run(wanted.run).is_relative_to(tmp_path)
+    assert found.evaluation(wanted.evaluation(wanted.run)).is_relative_to(tmp_path)
+
+
+def test_wrong_input_ends_with_the_code_that_fails_the_job_at_once(tmp_path):
+    job = resources.training_job(OWNER, spec(), here(tmp_path), IMAGES)
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["onExitCodes"] for rule in rules if rule["action"] == "FailJob"] == [
+        {
+            "containerName": job["spec"]["template"]["spec"]["containers"][0]["name"],
+            "operator": "In",
+            "values": [InputError("a", "b").exit_code],
+        }
+    ]
+
+
+def spoken(say: Any) -> str:
+    stream = io.StringIO()
+    say(report.Report(stream, None))
+    return stream.getvalue()
+
+
+def test_a_progress_line_of_the_app_is_progress_to_the_controller():
+    curve: list[stop.Point] = [stop.next_point([], 1024, 0, 0.0)]
+    curve.append(stop.next_point(curve, 2048, 2, 122.4))
+    criteria = stop.parsed_stop({"envSteps": 20480})
+    for length in (1, 2):
+        told = train._progress(criteria, curve[:length], 10.0, 300.0)
+        found = observation.last_progress("noise\n" + spoken(lambda said, told=told: said.progress(told)))
+        assert (found.iteration, found.env_steps, found.episode_return_mean) == (
+            length,
+            1024 * length,
+            curve[length - 1].episode_return_mean,
+        )
+        assert (found.percent, found.eta_s) == (told["progressPercent"], told["etaSeconds"])
+
+
+def job_that_said(tmp_path: Path, run: Any, exit_code: int) -> Any:
+    """A Job whose container ran `app.report.reported_run`, as the controller sees it."""
+    log = tmp_path / "termination-log"
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.setenv("TERMINATION_LOG", str(log))
+        assert report.reported_run(run) == exit_code
+    manifest = resources.training_job(OWNER, spec(), here(tmp_path), IMAGES)
+    condition = {"type": "Failed" if exit_code else "Complete", "status": "True", "reason": "PodFailurePolicy", "message": "exit code"}
+    ended = {"terminated": {"exitCode": exit_code, "reason": "Completed", "message": log.read_text()}}
+    pod = {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"image": "train:1", "state": ended}]}}
+    return observation.job_state({**manifest, "status": {"conditions": [condition]}}, [pod], "", None)
+
+
+RESULT = {
+    "run": "r",
+    "digest": DIGEST,
+    "uri": "file:///b",
+    "iteration": 1,
+    "envSteps": 1024,
+    "episodeReturnMean": 9.5,
+    "trainedAt": "2026-01-01T00:00:00Z",
+}
+
+
+def test_a_result_of_the_app_is_a_revision_to_the_controller(tmp_path):
+    from controller import reconcile
+
+    result = {**RESULT, "evaluation": {"id": "e", "episodes": 100, "seed": 1000, "mean": 500.0, "std": 0.0}}
+    state = job_that_said(tmp_path, lambda said: result, 0)
+    assert (state.phase, state.result) == ("Succeeded", result)
+    evaluation = reconcile._evaluation(state.result)
+    assert (evaluation.id, evaluation.mean, evaluation.episodes, evaluation.seed) == ("e", 500.0, 100, 1000)
+
+
+def test_a_result_has_the_fields_that_the_controller_reads(tmp_path, monkeypatch):
+    """`_record` is what an evaluation leaves, `RESULT` what `app.train` publishes: `test_a_result_...` above reads both."""
+    request = evaluate.EvaluationRequest("e", 2, 1000)
+    record = evaluate._record(DIGEST, request, [1.0, 3.0], [1, 3])
+    summary = {name: record[name] for name in ("id", "episodes", "seed", "mean", "std")}
+    state = job_that_said(tmp_path, lambda said: {**RESULT, "evaluation": summary}, 0)
+    assert state.result["evaluation"] == summary
+
+
+def test_an_error_of_the_app_is_a_problem_to_the_controller(tmp_path):
+    def refuse(said: Any) -> dict[str, Any]:
+        raise InputError("InvalidEnvironment", "spec.environment.id: no such environment")
+
+    state = job_that_said(tmp_path, refuse, 2)
+    assert (state.phase, state.problem.reason) == ("Failed", "InvalidEnvironment")
+    assert state.problem.message == "spec.environment.id: no such environment"
+
+
+def test_a_message_of_any_length_and_script_survives_the_termination_message(tmp_path):
+    def refuse(said: Any) -> dict[str, Any]:
+        raise InputError("InvalidConfig", 'ü"\n' * 4000)
+
+    assert job_that_said(tmp_path, refuse, 2).problem.reason == "InvalidConfig"
+
+
+def test_both_sides_name_the_deployment_alike_and_the_import_path_exists():
+    import importlib
+
+    config = yaml.safe_load(resources.serve_config(OWNER, spec(), None))
+    application = config["applications"][0]
+    module, _, function = application["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert application["deployments"][0]["name"] == names.DEPLOYMENT
+    # Read and not imported: it imports Ray.
+    assert f'DEPLOYMENT = "{names.DEPLOYMENT}"\n' in (Path(asgi.__file__).parent / "deployment.py").read_text()
+
+
+@pytest.mark.parametrize("out_of_bounds", ["Answer", "Reject"])
+def test_a_user_config_of_the_controller_is_read_by_the_replica(out_of_bounds):
+    policy = {"uri": "file:///storage/b", "digest": DIGEST, "revision": 7}
+    text = resources.serve_config(OWNER, spec(serving__outOfBounds=out_of_bounds), policy)
+    user_config = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"]
+    assert replica.parsed_wanted(user_config["serving"]) == replica.Wanted("file:///storage/b", DIGEST, 7)
+    assert resources.served_policy(OWNER, text) == policy
+    holder = replica.PolicyHolder()
+    holder.want({key: value for key, value in user_config.items() if key != "serving"})
+    assert holder.rejects_out_of_bounds is (out_of_bounds == "Reject")
+
+
+def test_a_user_config_without_a_policy_wants_none():
+    text = resources.serve_config(OWNER, spec(), None)
+    user_config = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"]
+    assert replica.parsed_wanted(user_config.get("serving")) is None
+    assert resources.served_policy(OWNER, text) is None
+
+
+def status_of(holder: replica.PolicyHolder, running: int | None) -> Any:
+    """The status as one replica gives it, over the wire."""
+    rows = [{"replica": "r1", **holder.row()}]
+    return json.loads(orjson.dumps({"application": "cartpole", "runningReplicas": running, "replicas": rows}))
+
+
+def test_a_replica_without_a_policy_reads_so():
+    assert observation.replicas(status_of(replica.PolicyHolder(), 1)) == Replicas(1, (ReplicaRow("r1", None),))
+
+
+def test_a_replica_that_serves_reads_so():
+    class Policy:
+        digest = DIGEST
+
+    holder = replica.PolicyHolder()
+    holder.serving = asgi.Serving(Policy(), 7, None, [])
+    assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST),))
+
+
+def test_a_replica_that_refuses_reads_so():
+    holder = replica.PolicyHolder()
+    holder.refusal = replica.Refusal(DIGEST, "DigestMismatch", "the bundle was changed")
+    (row,) = observation.replicas(status_of(holder, 1)).rows
+    assert row == ReplicaRow("r1", None, DIGEST, "DigestMismatch: the bundle was changed")
+
+
+def test_a_status_that_does_not_know_how_many_replicas_run_is_no_answer():
+    with pytest.raises((KeyError, TypeError)):
+        observation.replicas(status_of(replica.PolicyHolder(), None))
+
+
+def test_the_status_lies_where_the_controller_asks():
+    wanted = spec()
+    scope = {"path": f"{wanted.serving.route}/v1/status", "root_path": wanted.serving.route}
+    assert asgi._path_below_route(scope) == "/v1/status"

@@ -1,0 +1,64 @@
+"""The documents say what is so."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def reasons() -> set[str]:
+    """Every reason that the controller can give: the CamelCase words in its code."""
+    words = set()
+    for module in ("reconcile", "observation", "local", "loop"):
+        for node in ast.walk(ast.parse((ROOT / f"controller/{module}.py").read_text())):
+            if isinstance(node, ast.Call):
+                words |= {
+                    argument.value for argument in node.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+                }
+    return {word for word in words if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)*", word)} - KINDS
+
+
+KINDS = {"Job", "Pod", "Ingress", "Event", "RayService", "PersistentVolumeClaim", "True", "False", "Unknown", "Stored", "Failed", "Exposed"}
+
+
+def test_every_reason_is_explained() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    explained = set(re.findall(r"`([A-Z][A-Za-z]+)`", page))
+    assert len(reasons()) > 20
+    assert reasons() <= explained
+
+
+def test_the_reference_is_the_crd_s() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/reference.md").read_text() == module.page()
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", README, re.S).group(1)
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "k8s/examples/policymodel.yaml").read_text())
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_every_make_target_and_every_file_that_is_named_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {word for line in re.findall(r"(?:^    |`)make ([a-z][a-z0-9 -]*)", text, re.M) for word in line.split()}
+    assert named <= targets
+    for path in re.findall(r"`((?:app|controller|docs|helm|k8s|tests)/[\w./-]+)`", text) + re.findall(r"\]\((?!http)([\w./-]+)\)", text):
+        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
+
+
+def test_every_field_that_the_readme_names_is_in_the_schema() -> None:
+    reference = (ROOT / "docs/reference.md").read_text()
+    for field in re.findall(r"\| `((?:training|gate|serving|storage)\.\w+)", README):
+        assert f"`spec.{field}`" in reference, field

@@ -1,0 +1,320 @@
+"""One table of good and bad objects: `controller.schema` and the API server say the same, and give the same defaults.
+
+The server's half needs a cluster (`kubectl get --raw /readyz`) that holds the CRD. What is validated here is then validated by the
+very schema that the server holds, so the two halves never compare different versions of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+
+from app import settings as app_settings
+from controller import names, schema
+
+EXAMPLE = (schema.CRD_PATH.parent / "examples" / "policymodel.yaml").read_text()
+CRD_NAME = f"{names.PLURAL}.{names.GROUP}"
+GONE = object()
+
+
+def text(*edits: tuple[str, Any], name: str = "schema-contract") -> str:
+    """The example as YAML with some fields changed, by their paths; `GONE` removes one."""
+    found = yaml.safe_load(EXAMPLE)
+    found["metadata"]["name"] = name
+    for path, value in edits:
+        *parents, last = path.split(".")
+        node = found
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if value is GONE:
+            node.pop(last)
+        else:
+            node[last] = value
+    return yaml.safe_dump(found)
+
+
+def replaced(old: str, new: str) -> str:
+    """The example with some of its text changed: for what only YAML can say."""
+    assert old in EXAMPLE
+    return EXAMPLE.replace("name: cartpole\n", "name: schema-contract\n").replace(old, new)
+
+
+def adopting(*edits: tuple[str, Any]) -> str:
+    return text(("spec.serving.rayService", "shared"), *edits)
+
+
+CONFIG = "spec.training.config"
+GOOD = {
+    "the example": text(),
+    "an entry point": text(("spec.environment", {"entryPoint": "acme.envs:Maze", "config": {"size": [1, {"a": None}], "b": "c"}})),
+    "every optional field of training": text(
+        ("spec.training.image", "registry.example/mine:1"),
+        ("spec.training.workers", 64),
+        ("spec.training.checkpointEvery", 1),
+        ("spec.training.backoffLimit", 0),
+        ("spec.training.resources", {"requests": {"cpu": 1}, "limits": {"memory": "1.5Gi", "nvidia.com/gpu": 1}}),
+        (
+            "spec.training.template",
+            {
+                "labels": {"a": "b"},
+                "annotations": {"a": "b"},
+                "nodeSelector": {"a": "b"},
+                "priorityClassName": "p",
+                "runtimeClassName": "r",
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "env": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            },
+        ),
+    ),
+    "another claim": text(("spec.storage.pvc", {"size": "1.5Ti", "accessModes": ["ReadWriteMany"], "storageClassName": "fast"})),
+    "an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine"})),
+    "a kept claim": text(("spec.storage.deletionPolicy", "Retain")),
+    "adoption": adopting(),
+    "no Ingress": text(("spec.serving.ingress", GONE)),
+    "a full Ingress": text(("spec.serving.ingress", {"host": "a", "className": "b", "tlsSecretName": "c", "annotations": {"d": "e"}})),
+    "a deep route": text(("spec.serving.route", "/a/b.c/~d_e-f")),
+    "pull secrets": text(("spec.imagePullSecrets", [{"name": "a"}, {"name": "b"}])),
+    "a pause": text(("spec.paused", True)),
+    "the smallest stop": text(("spec.training.stop", {"iterations": 1})),
+    "no stop": text(("spec.training.stop", GONE)),
+    "no config": text((CONFIG, GONE)),
+    "an integer that is written as a fraction": text(("spec.training.seed", 1.0)),
+    "an integer where a number is asked for": text((f"{CONFIG}.lr", 1)),
+    "a negative threshold": text(("spec.gate.minReturn", -0.5)),
+    "the longest name": text(name="a" * 40),
+    "1e-3": replaced("lr: 0.001", "lr: 1e-3"),
+    "1E2 episodes": replaced("minReturn: 475", "minReturn: 475\n    episodes: 1E2"),
+    "a field that stands there empty": replaced("stop: {episodeReturnMean: 475, envSteps: 200000}", "stop:"),
+    "a null with a default": replaced("seed: 0", "seed: null"),
+    "a null without a default": replaced("seed: 0", "image: ~"),
+    "a merge": replaced("{lr: 0.001, gamma: 0.98}", "{<<: {lr: 0.5}, gamma: 0.98}"),
+    "scalars of YAML 1.1": replaced(
+        "id: CartPole-v1",
+        "id: CartPole-v1\n    config: {a: 2026-01-01, b: 1:30, c: yes, d: 0o10, e: 010, 2: f, g: 1_000, h: .5e3, i: 09, j: 1e3, "
+        "k: 0b11, l: 1., on: m}",
+    ),
+}
+BAD = {
+    "an unknown setting": text((f"{CONFIG}.learning_rate", 0.1)),
+    "a setting spelt nearly right": text((f"{CONFIG}.gama", 0.9)),
+    "an unknown field": text(("spec.seed", 1)),
+    "an unknown field at the top": text(("spce", {})),
+    "an unknown stop criterion": text(("spec.training.stop.steps", 1)),
+    "an unknown field of the template": text(("spec.training.template", {"hostNetwork": True})),
+    "no environment": text(("spec.environment", GONE)),
+    "no gate": text(("spec.gate", GONE)),
+    "no threshold": text(("spec.gate.minReturn", GONE)),
+    "a null threshold": replaced("minReturn: 475", "minReturn: null"),
+    "no storage": text(("spec.storage", GONE)),
+    "no claim": text(("spec.storage.pvc", GONE)),
+    "no route": text(("spec.serving.route", GONE)),
+    "no spec": text(("spec", GONE)),
+    "neither id nor entry point": text(("spec.environment", {})),
+    "both id and entry point": text(("spec.environment.entryPoint", "a:B")),
+    "an entry point that is none": text(("spec.environment", {"entryPoint": "os.system('x')"})),
+    "an empty id": text(("spec.environment.id", "")),
+    "another algorithm": text(("spec.training.algorithm", "DQN")),
+    "text for a number": text(("spec.training.seed", "0")),
+    "a number for text": text(("spec.serving.route", 5)),
+    "a fraction for an integer": text(("spec.training.seed", 0.5)),
+    "a number for true": text(("spec.paused", 1)),
+    "a list for an object": text(("spec.environment.config", [])),
+    "an object for a list": text(("spec.imagePullSecrets", {})),
+    "a negative seed": text(("spec.training.seed", -1)),
+    "a seed of 32 bits": text(("spec.training.seed", 2**31)),
+    "too few episodes": text(("spec.gate.episodes", 9)),
+    "too many replicas": text(("spec.serving.replicas", 51)),
+    "no replicas": text(("spec.serving.replicas", 0)),
+    "lr of 0": text((f"{CONFIG}.lr", 0)),
+    "gamma above 1": text((f"{CONFIG}.gamma", 1.01)),
+    "no layers": text((f"{CONFIG}.fcnetHiddens", [])),
+    "a layer of 0": text((f"{CONFIG}.fcnetHiddens", [0])),
+    "another activation": text((f"{CONFIG}.fcnetActivation", "gelu")),
+    "a minibatch larger than the batch": text((f"{CONFIG}.minibatchSize", 64), (f"{CONFIG}.trainBatchSize", 32)),
+    "a minibatch larger than the default batch": text((f"{CONFIG}.minibatchSize", 1025)),
+    "a route without a slash": text(("spec.serving.route", "cartpole")),
+    "a route that ends with a slash": text(("spec.serving.route", "/cartpole/")),
+    "the root as a route": text(("spec.serving.route", "/")),
+    "out of bounds otherwise": text(("spec.serving.outOfBounds", "Clip")),
+    "both size and existing claim": text(("spec.storage.pvc.existingClaim", "mine")),
+    "neither size nor existing claim": text(("spec.storage.pvc", {})),
+    "access modes of an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine", "accessModes": ["ReadWriteOnce"]})),
+    "another access mode": text(("spec.storage.pvc.accessModes", ["ReadOnlyMany"])),
+    "a size that is none": text(("spec.storage.pvc.size", "1Gb")),
+    "a deletion policy that is none": text(("spec.storage.deletionPolicy", "Orphan")),
+    "adoption with an image": adopting(("spec.serving.image", "a")),
+    "adoption with resources": adopting(("spec.serving.resources", {"limits": {"cpu": 1}})),
+    "adoption with a template": adopting(("spec.serving.template", {"labels": {"a": "b"}})),
+    "an Ingress without a host": text(("spec.serving.ingress", {"className": "a"})),
+    "an annotation that is a number": text(("spec.serving.ingress.annotations", {"a": 1})),
+    "a quantity that is none": text(("spec.training.resources", {"requests": {"cpu": "many"}})),
+    "a negative quantity": text(("spec.training.resources", {"requests": {"cpu": "-1"}})),
+    "a variable without a name": text(("spec.training.template", {"env": [{"value": "a"}]})),
+    "a secret without a name": text(("spec.imagePullSecrets", [{}])),
+    "a long name": text(name="a" * 41),
+    "a name that begins with a digit": text(name="1cartpole"),
+    "a name with a dot": text(name="cart.pole"),
+    "a name with a capital": text(name="Cartpole"),
+    "another version": replaced("v1alpha1", "v2"),
+    "infinity": replaced("minReturn: 475", "minReturn: .inf"),
+    "no number": replaced("minReturn: 475", "minReturn: .nan"),
+    "broken YAML": replaced("seed: 0", "seed: [0"),
+}
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+@cache
+def crd_of_the_cluster() -> dict[str, Any] | str:
+    """The CRD that the cluster holds, or why there is none."""
+    try:
+        if kubectl("get", "--raw", "/readyz", "--request-timeout=5s").returncode != 0:
+            return "no cluster answers"
+        found = kubectl("get", "customresourcedefinition", CRD_NAME, "-o", "json")
+    except OSError:
+        return "kubectl is not installed"
+    return json.loads(found.stdout) if found.returncode == 0 else "the cluster does not hold the CRD; run `make deploy`"
+
+
+CRD = yaml.safe_load(schema.CRD_PATH.read_text())
+
+
+def is_ours() -> bool:
+    """Whether the cluster holds the schema of this checkout."""
+    held = crd_of_the_cluster()
+    return isinstance(held, dict) and held["spec"]["versions"][0]["schema"] == CRD["spec"]["versions"][0]["schema"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
+    """A cluster that answers; `controller.schema` reads the schema that it holds."""
+    crd = crd_of_the_cluster()
+    if isinstance(crd, str):
+        pytest.skip(crd)
+    (tmp_path / "crd.yaml").write_text(yaml.safe_dump(crd))
+    monkeypatch.setattr(schema, "CRD_PATH", tmp_path / "crd.yaml")
+    schema._crd_version.cache_clear()
+    yield
+    schema._crd_version.cache_clear()
+
+
+def accepted(manifest: str) -> dict[str, Any] | None:
+    """What the API server would store, or None where it refuses."""
+    answer = kubectl("apply", "--dry-run=server", "--namespace=default", "--output=json", "--filename=-", stdin=manifest)
+    return json.loads(answer.stdout) if answer.returncode == 0 else None
+
+
+@pytest.mark.parametrize("manifest", GOOD.values(), ids=GOOD)
+def test_a_good_object_is_taken_here(manifest):
+    schema.load(manifest)
+
+
+def test_a_key_that_stands_twice_is_refused_here_though_kubectl_takes_the_last_one():
+    with pytest.raises(schema.InvalidPolicyModel, match="the key 'seed' stands twice"):
+        schema.load(replaced("seed: 0", "seed: 0\n    seed: 1"))
+
+
+@pytest.mark.parametrize("manifest", BAD.values(), ids=BAD)
+def test_a_bad_object_is_refused_here(manifest):
+    with pytest.raises(schema.InvalidPolicyModel):
+        schema.load(manifest)
+
+
+def without_nulls_of_the_environment(document: dict[str, Any]) -> dict[str, Any]:
+    """`kubectl apply` drops a null inside the environment's free-form arguments; here it stays, as it would with Helm."""
+    return json.loads(json.dumps(document), object_hook=lambda found: {key: value for key, value in found.items() if value is not None})
+
+
+@pytest.mark.parametrize("manifest", GOOD.values(), ids=GOOD)
+def test_a_good_object_is_taken_by_the_server_with_the_same_defaults(server, manifest):
+    stored = accepted(manifest)
+    assert stored is not None
+    assert without_nulls_of_the_environment(schema.load(manifest)["spec"]) == stored["spec"]
+
+
+@pytest.mark.parametrize("manifest", BAD.values(), ids=BAD)
+def test_a_bad_object_is_refused_by_the_server(server, manifest):
+    stored = accepted(manifest)
+    if stored and not is_ours():
+        pytest.skip("the cluster holds the CRD of another checkout, which takes it; run `make deploy`")
+    assert stored is None
+
+
+def test_the_cluster_holds_the_crd_of_this_checkout():
+    crd = crd_of_the_cluster()
+    if isinstance(crd, str):
+        pytest.skip(crd)
+    if not is_ours():
+        pytest.skip("the cluster holds the CRD of another checkout; run `make deploy`")
+
+
+def fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, child in node.get("properties", {}).items():
+        yield f"{path}.{name}", child
+        yield from fields(child, f"{path}.{name}")
+    if "properties" in node.get("items", {}):
+        yield from fields(node["items"], f"{path}[]")
+
+
+FIELDS = {path: node for path, node in fields(schema.schema(), "") if path != ".metadata"}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_field_has_a_description(path):
+    assert FIELDS[path].get("description", "").strip()
+
+
+@pytest.mark.parametrize("path", [path for path in FIELDS if path.startswith(".spec")])
+def test_every_description_of_the_spec_is_a_sentence(path):
+    description = FIELDS[path]["description"]
+    assert description[0].isupper() or description[0] == "`"
+    assert description.endswith(".")
+
+
+NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and node["type"] in ("number", "integer")]
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_every_number_is_bounded_but_for_returns(path):
+    node = FIELDS[path]
+    assert {"minimum", "maximum"} <= set(node) or path in (".spec.training.stop.episodeReturnMean", ".spec.gate.minReturn")
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_every_bound_is_a_whole_number(path):
+    """The API server cuts a bound's fraction off when the value is an integer: `minimum: 0.01` takes 0."""
+    for bound in ("minimum", "maximum"):
+        assert float(FIELDS[path].get(bound, 0)).is_integer()
+
+
+def test_the_defaults_of_the_settings_are_those_of_the_app():
+    defaulted = schema.load(text((CONFIG, GONE)))["spec"]["training"]["config"]
+    assert app_settings.parsed_settings(copy.deepcopy(defaulted)) == app_settings.Settings()
+
+
+def test_every_rule_has_a_message_that_names_its_field():
+    def rules(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield from node.get("x-kubernetes-validations", [])
+            for child in node.values():
+                yield from rules(child)
+
+    found = list(rules(schema.schema()))
+    assert found
+    for rule in found:
+        assert rule["message"].startswith(("spec.", "metadata."))
+
+
+def test_printer_columns_read_fields_that_the_schema_has():
+    for column in CRD["spec"]["versions"][0]["additionalPrinterColumns"]:
+        path = column["jsonPath"]
+        assert path == ".metadata.creationTimestamp" or path.startswith(".status.conditions[?(@.type==") or path in FIELDS

@@ -1,0 +1,312 @@
+"""A world for the planner: Kubernetes, KubeRay, training and replicas in a few lines each, with faults to order.
+
+It refuses what the real ones refuse (a second Job under one name, a write by a manager who does not own the object), so that a plan
+which only works in a kinder world fails here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+
+from controller import gate, names, observation, reconcile, resources, schema
+from controller.model import (
+    Action,
+    Create,
+    Delete,
+    JobState,
+    Observed,
+    Owner,
+    Problem,
+    RayServiceState,
+    ReplicaRow,
+    Replicas,
+    Settings,
+    Status,
+    Unknown,
+    spec_of,
+)
+from controller.status import document_of, status_of
+
+SETTINGS = Settings(training_image="train:1", serving_image="serve:1", entry_point_prefixes=("acme",))
+GOOD_RETURN, BAD_RETURN = 500.0, 100.0
+EXAMPLE = (schema.CRD_PATH.parent / "examples" / "policymodel.yaml").read_text()
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The example with some fields changed: `document(training__seed=3)`; `None` removes a field."""
+    found = yaml.safe_load(EXAMPLE)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = found["spec"]
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if value is None:
+            node.pop(last, None)
+        else:
+            node[last] = value
+    return schema.defaulted(found)
+
+
+# celpy raises the recursion limit when it compiles a rule: once, here, and not in the middle of a test that watches the limit.
+document()
+
+
+def digest(run: str) -> str:
+    return f"sha256:{run}{'0' * 54}"
+
+
+class Conflict(Exception):
+    """What the API server would refuse."""
+
+
+@dataclass
+class Job:
+    manifest: dict[str, Any]
+    phase: str = "Running"
+    has_pod: bool = True
+    deleting: bool = False
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self.manifest["metadata"]["labels"])
+
+    @property
+    def flags(self) -> dict[str, str]:
+        words = self.manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+        return {word: words[index + 1] for index, word in enumerate(words[:-1]) if word.startswith("--")}
+
+
+@dataclass
+class World:
+    """One PolicyModel and all that it may come to own."""
+
+    document: dict[str, Any] = field(default_factory=document)
+    generation: int = 1
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    status: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    claim: dict[str, Any] | None = None
+    ingress: dict[str, Any] | None = None
+    ray_service: dict[str, Any] | None = None
+    active_cluster: str | None = None
+    pending_cluster: str | None = None
+    active_hash: str | None = None
+    rows: list[str | None] = field(default_factory=list)
+    published: set[str] = field(default_factory=set)
+    created: list[str] = field(default_factory=list)
+    superseded: int = 0
+    served: list[str] = field(default_factory=list)
+    approved: set[str] = field(default_factory=set)
+    unreachable: bool = False
+    watch: Callable[[Observed], None] = lambda seen: None
+
+    def edit(self, **changes: Any) -> None:
+        """`kubectl apply` of the example with these changes."""
+        after = document(**changes)
+        if after["spec"] != self.document["spec"]:
+            self.document, self.generation = after, self.generation + 1
+
+    @property
+    def owner(self) -> Owner:
+        return Owner("default", "cartpole", "uid-1", self.generation)
+
+    def returns(self, run: str) -> float:
+        """What a run's policy is worth: odd seeds train badly."""
+        asked = self.document["spec"]["training"]["seed"] if spec_of(self.document).run == run else None
+        seed = self.seeds.get(run, 0) if asked is None else asked
+        self.seeds[run] = seed
+        return BAD_RETURN if seed % 2 else GOOD_RETURN
+
+    seeds: dict[str, int] = field(default_factory=dict)
+
+    # What the controller does to the world.
+
+    def observe(self) -> Observed:
+        ray_service = None
+        if self.ray_service:
+            ray_service = RayServiceState(
+                serve_config=self.ray_service["spec"].get("serveConfigV2", ""),
+                hash=self.ray_service["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
+                foreign=not observation.is_owned(self.ray_service, self.owner),
+                switching=bool(self.active_cluster and self.pending_cluster),
+                pods_hash=self.active_hash,
+            )
+        rows = tuple(ReplicaRow(f"replica-{index}", held) for index, held in enumerate(self.rows))
+        claim, ingress = copy.deepcopy(self.claim), copy.deepcopy(self.ingress)
+        return Observed(
+            now=self.now,
+            owner=self.owner,
+            spec=spec_of(self.document),
+            status=status_of(copy.deepcopy(self.status)),
+            created="2026-01-01T00:00:00Z",
+            jobs=tuple(self._job_state(name, job) for name, job in self.jobs.items()),
+            claim=observation.claim_state(claim, self.owner, []) if claim else None,
+            ray_service=ray_service,
+            ingress=observation.ingress_state(ingress, self.owner) if ingress else None,
+            replicas=Unknown("timeout") if self.unreachable and self.rows else Replicas(len(rows), rows) if rows else None,
+        )
+
+    def apply(self, action: Action) -> None:
+        manifest = None if isinstance(action, Delete) else copy.deepcopy(dict(action.manifest))
+        if isinstance(action, Create):
+            if action.name in self.jobs:
+                raise Conflict(f"{action.name} exists")
+            self.jobs[action.name] = Job(manifest)
+            self.created.append(action.name)
+            spec_run = manifest["metadata"]["labels"][names.LABEL_RUN]
+            self.returns(spec_run)
+        elif isinstance(action, Delete):
+            if action.kind == "Job" and action.name in self.jobs:
+                self._supersede(self.jobs[action.name])
+            elif action.kind == "Ingress":
+                self.ingress = None
+        elif action.kind == "PersistentVolumeClaim":
+            self.claim = manifest
+        elif action.kind == "Ingress":
+            self.ingress = manifest
+        elif action.field_manager == names.SERVE_FIELD_MANAGER:
+            self._serve(manifest)
+        else:
+            self._apply_ray_service(manifest)
+
+    def write(self, status: Status) -> None:
+        self.status = document_of(status)
+
+    def reconcile(self, stop_after: int | None = None, seen: Observed | None = None) -> Any:
+        """One reconcile; the process dies after `stop_after` actions, if given."""
+        run = spec_of(self.document).run
+        if run in self.published and verdict_of(self, run) == "Pass":
+            self.approved.add(digest(run))
+        seen = seen or self.observe()
+        self.watch(seen)
+        plan = reconcile.plan(seen, SETTINGS)
+        for index, action in enumerate(plan.actions):
+            if stop_after is not None and index >= stop_after:
+                return plan
+            try:
+                self.apply(action)
+            except Conflict:
+                return plan
+        if stop_after is None:
+            self.write(plan.status)
+        return plan
+
+    # What the world does by itself.
+
+    def finish(self, name: str) -> None:
+        """A Job comes to its end: it publishes, or says again what was published, and evaluates."""
+        job = self.jobs[name]
+        if job.phase == "Running" and not job.deleting:
+            job.phase = "Succeeded"
+            self.published.add(job.labels[names.LABEL_RUN])
+
+    def fail(self, name: str) -> None:
+        if self.jobs[name].phase == "Running":
+            self.jobs[name].phase = "Failed"
+
+    def collect(self) -> None:
+        """The garbage collector: what is being deleted goes."""
+        self.jobs = {name: job for name, job in self.jobs.items() if not job.deleting}
+
+    def kuberay(self) -> None:
+        """KubeRay gets on: a pending cluster becomes the active one, and the replicas are as many as the configuration asks for."""
+        if self.ray_service is None:
+            self.active_cluster = self.pending_cluster = self.active_hash = None
+            self.rows = []
+            return
+        if self.pending_cluster:
+            self.active_cluster, self.pending_cluster = self.pending_cluster, None
+            self.active_hash = self.ray_service["metadata"]["annotations"][names.ANNOTATION_HASH]
+        applications = resources.parsed_serve_config(self.ray_service["spec"].get("serveConfigV2", "")).get("applications", [])
+        if not applications:
+            self.rows = []
+            return
+        number = applications[0]["deployments"][0]["num_replicas"]
+        policy = resources.served_policy(self.owner, self.ray_service["spec"]["serveConfigV2"])
+        # A new replica loads before it answers; one that has a policy keeps it until it has loaded the next.
+        self.rows = [*self.rows[:number], *[policy["digest"] if policy else None] * (number - len(self.rows))]
+
+    def load(self) -> None:
+        """One more replica takes what its configuration names."""
+        policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
+        behind = [index for index, held in enumerate(self.rows) if policy and held != policy["digest"]]
+        if behind:
+            self.rows[behind[0]] = policy["digest"]
+
+    def get_on(self) -> Any:
+        """Everything gets on by one step, without faults, and is reconciled."""
+        self.now += timedelta(seconds=5)
+        for name in list(self.jobs):
+            self.finish(name)
+        self.collect()
+        self.kuberay()
+        self.load()
+        return self.reconcile()
+
+    def settle(self, rounds: int = 60) -> list[Any]:
+        """Everything gets on, without faults, until nothing changes: the plans of the last two reconciles."""
+        self.unreachable = False
+        last: list[Any] = []
+        for _ in range(rounds):
+            before = (json.dumps(self.status, sort_keys=True), len(self.created))
+            last = [*last[-1:], self.get_on()]
+            if len(last) == 2 and not last[-1].actions and before == (json.dumps(self.status, sort_keys=True), len(self.created)):
+                return last
+        raise AssertionError(f"still busy after {rounds} rounds: {last[-1].actions} {self.status}")
+
+    def condition(self, type_: str) -> dict[str, Any]:
+        return next(condition for condition in self.status["conditions"] if condition["type"] == type_)
+
+    def _job_state(self, name: str, job: Job) -> JobState:
+        run, phase = job.labels[names.LABEL_RUN], job.phase
+        result = None
+        if phase == "Succeeded" and job.has_pod:
+            asked = json.loads(job.flags["--evaluation"])
+            figures = {"id": asked["id"], "episodes": asked["episodes"], "seed": asked["seed"], "mean": self.returns(run), "std": 1.0}
+            result = {"digest": digest(run), "uri": f"file:///storage/{run}", "run": run, "envSteps": 1000, "evaluation": figures}
+        problem = Problem("TrainingDiverged", "the loss is NaN") if phase == "Failed" else None
+        labels = job.labels
+        return JobState(
+            name, labels[names.LABEL_ROLE], run, phase, labels.get(names.LABEL_EVALUATION), job.deleting, result=result, problem=problem
+        )
+
+    def _supersede(self, job: Job) -> None:
+        is_of_another_spec = job.labels[names.LABEL_RUN] != spec_of(self.document).run
+        is_recorded = any(revision["run"] == job.labels[names.LABEL_RUN] for revision in self.status.get("revisions", []))
+        if is_of_another_spec and not is_recorded and not job.deleting:
+            self.superseded += 1
+        job.deleting = True
+
+    def _serve(self, manifest: dict[str, Any]) -> None:
+        if self.ray_service is None:
+            raise Conflict("no such RayService: a patch cannot make one")
+        self.ray_service["spec"]["serveConfigV2"] = manifest["spec"]["serveConfigV2"]
+        policy = resources.served_policy(self.owner, manifest["spec"]["serveConfigV2"])
+        self.served.append(policy["digest"] if policy else "")
+
+    def _apply_ray_service(self, manifest: dict[str, Any]) -> None:
+        live = self.ray_service
+        if live is not None and live["spec"]["rayClusterConfig"] != manifest["spec"]["rayClusterConfig"]:
+            self.pending_cluster = f"cluster-{self.generation}"
+        if live is None:
+            self.pending_cluster = "cluster-0"
+        config = live["spec"].get("serveConfigV2") if live else None
+        self.ray_service = manifest
+        if config is not None:
+            self.ray_service["spec"]["serveConfigV2"] = config
+
+
+def verdict_of(world: World, run: str) -> str:
+    spec = spec_of(world.document)
+    lower = gate.lower_bound(world.returns(run), 1.0, spec.gate.episodes)
+    return "Pass" if lower >= spec.gate.min_return else "Fail"
+
+
+__all__ = ["BAD_RETURN", "GOOD_RETURN", "SETTINGS", "World", "digest", "document", "replace", "verdict_of"]

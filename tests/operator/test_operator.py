@@ -1,0 +1,315 @@
+"""The whole operator (kopf, queue, cluster) against a fake API server: what it makes, and that faults change nothing of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+import yaml
+from fakes.kube import Kube, served
+from fakes.world import document
+from kubernetes.config import kube_config
+
+from controller import handlers, names, reconcile, resources
+from controller.cluster import Cluster
+from controller.loop import KeyedQueue
+from controller.model import Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
+
+DEADLINE_S = 45.0
+FASTER = 20
+SETTINGS = Settings("train:1", "serve:1")
+RUN = spec_of(document()).run
+JOB = names.training_job("cartpole", RUN)
+
+
+class Harbour(Cluster):
+    """The cluster of the fake: replicas are not reached over HTTP, but serve what the RayService tells them."""
+
+    def __init__(self, kube: Kube) -> None:
+        super().__init__()
+        self.kube = kube
+
+    def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
+        policy = resources.served_policy(owner, ray_service["spec"].get("serveConfigV2", ""))
+        rows = tuple(ReplicaRow(str(index), policy["digest"] if policy else None) for index in range(spec.serving.replicas))
+        return Replicas(len(rows), rows)
+
+
+@pytest.fixture
+def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
+    """An API server, and the kubeconfig that leads to it."""
+    found = Kube()
+    server = served(found)
+    cluster = {"server": f"http://127.0.0.1:{server.server_port}"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "fake",
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
+        "clusters": [{"name": "fake", "cluster": cluster}],
+        "users": [{"name": "fake", "user": {"token": "fake"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    # Read once, when the module is imported.
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    # The client caches what it discovers in a file by the server's address.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield found
+    found.drop_watches(gap=True)
+    server.shutdown()
+    server.server_close()
+
+
+class Running:
+    """An operator in a thread of its own."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._stop, self._ready, self._failure = threading.Event(), threading.Event(), []
+        self._thread = threading.Thread(target=self._run, args=(kube,))
+        self._thread.start()
+        assert self._ready.wait(DEADLINE_S)
+        assert not self._failure, self._failure
+
+    def _run(self, kube: Kube) -> None:
+        try:
+            registry = kopf.OperatorRegistry()
+            handlers.register(registry, Harbour(kube), SETTINGS)
+            operator = kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=self._stop, ready_flag=self._ready)
+            asyncio.run(operator)
+        except BaseException as failure:  # noqa: BLE001 - it is told by the thread that waits
+            self._failure.append(failure)
+            self._ready.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive(), "the operator does not stop"
+        assert not self._failure, self._failure
+
+
+@pytest.fixture
+def operator(kube: Kube) -> Iterator[Callable[[], Running]]:
+    """Starts operators; each is stopped after the test."""
+    running: list[Running] = []
+
+    def start() -> Running:
+        running.append(Running(kube))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks again sooner than the planner asks for."""
+    add = KeyedQueue.add
+    monkeypatch.setattr(KeyedQueue, "add", lambda queue, key, after_s=0.2: add(queue, key, after_s / FASTER))
+
+
+def until(is_true: Callable[[], Any], what: Callable[[], Any] = lambda: "") -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited in vain: {what()}"
+        time.sleep(0.02)
+
+
+def create(kube: Kube, **changes: Any) -> None:
+    kube.put("policymodels", document(**changes))
+
+
+def edit(kube: Kube, **changes: Any) -> None:
+    after = document(**changes)["spec"]
+    kube.change("policymodels", "cartpole", lambda found: found.update(spec=after))
+
+
+def finish(kube: Kube, name: str) -> None:
+    """The Job's pod ends with a result, as `app.train` says it."""
+    job = kube.one("jobs", name)
+    assert job
+    flags = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    evaluation = json.loads(flags[flags.index("--evaluation") + 1])
+    run = job["metadata"]["labels"][names.LABEL_RUN]
+    figures = {**evaluation, "mean": 500.0, "std": 0.0}
+    result = {"run": run, "digest": f"sha256:{run:0<64}", "uri": f"file:///storage/{run}", "evaluation": figures}
+    ended = {"terminated": {"exitCode": 0, "reason": "Completed", "message": json.dumps({"result": result})}}
+    labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
+    pod = {"metadata": {"name": f"{name}-x", "labels": labels, "ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
+    kube.put("pods", {**pod, "status": {"phase": "Succeeded", "containerStatuses": [{"name": "train", "image": "i", "state": ended}]}})
+    condition = {"type": "Complete", "status": "True"}
+    kube.change("jobs", name, lambda found: found.update(status={"succeeded": 1, "conditions": [condition]}))
+
+
+def status(kube: Kube) -> dict[str, Any]:
+    return (kube.one("policymodels", "cartpole") or {}).get("status", {})
+
+
+def is_ready(kube: Kube) -> bool:
+    found = kube.one("policymodels", "cartpole") or {}
+    told = found.get("status", {})
+    return told.get("phase") == "Ready" and told["observedGeneration"] == found["metadata"]["generation"]
+
+
+def served_digest(kube: Kube) -> str | None:
+    found = kube.one("rayservices", "cartpole")
+    policy = resources.served_policy(Owner("default", "cartpole", ""), found["spec"].get("serveConfigV2", "")) if found else None
+    return policy["digest"] if policy else None
+
+
+def come_to_rest(kube: Kube) -> None:
+    """Everything is made, the Job ends, and what it published is served."""
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    finish(kube, JOB)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    # Events follow the status.
+    until(lambda: {"Accepted", "Published", "GatePassed", "Serving"} <= {event["reason"] for event in kube.all("events")})
+
+
+def check_the_end(kube: Kube) -> None:
+    """What every road has to lead to."""
+    assert served_digest(kube) == f"sha256:{RUN:0<64}"
+    assert kube.created("jobs") == [JOB]
+    assert [found["metadata"]["name"] for found in kube.all("persistentvolumeclaims")] == ["cartpole-policies"]
+    assert [found["metadata"]["name"] for found in kube.all("ingresses")] == ["cartpole"]
+    assert [found["metadata"]["name"] for found in kube.all("rayservices")] == ["cartpole"]
+
+
+def test_a_policy_model_gets_its_children_and_becomes_ready(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    check_the_end(kube)
+    assert status(kube)["serving"]["revision"] == 1
+
+
+def test_a_policy_model_that_was_there_before_the_operator_is_brought_to_life(kube, operator):
+    create(kube)
+    operator()
+    come_to_rest(kube)
+    check_the_end(kube)
+
+
+def test_an_unchanged_world_is_not_written_to(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    before = list(kube.writes)
+    # A change that means nothing: it brings a look, and after a while another.
+    kube.change("policymodels", "cartpole", lambda found: found["metadata"].update(annotations={"note": "x"}))
+    time.sleep(2 * reconcile.WATCHING_S / FASTER)
+    assert kube.writes == before
+
+
+def test_an_api_that_answers_500_for_a_while_changes_nothing_of_the_end(kube, operator):
+    operator()
+    kube.fail(5)
+    create(kube)
+    until(lambda: kube.failed == 5)
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    kube.fail(5)
+    finish(kube, JOB)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    assert kube.failed == 10
+    check_the_end(kube)
+
+
+def test_what_happened_while_no_watch_told_it_is_seen_all_the_same(kube, operator):
+    operator()
+    create(kube)
+    until(lambda: kube.one("jobs", JOB) and kube.one("ingresses", "cartpole"), lambda: status(kube))
+    kube.drop_watches(gap=True)
+    finish(kube, JOB)
+    kube.remove("ingresses", "default", "cartpole")
+    kube.resume_watches()
+    until(lambda: is_ready(kube) and kube.one("ingresses", "cartpole"), lambda: status(kube))
+    check_the_end(kube)
+
+
+def test_a_policy_model_made_in_a_gap_of_the_watches_is_found(kube, operator):
+    operator()
+    kube.drop_watches(gap=True)
+    create(kube)
+    kube.resume_watches()
+    come_to_rest(kube)
+    check_the_end(kube)
+
+
+def test_a_restart_in_the_middle_makes_no_second_job(kube, operator):
+    first = operator()
+    create(kube)
+    until(lambda: kube.one("jobs", JOB))
+    first.stop()
+    finish(kube, JOB)
+    operator()
+    until(lambda: is_ready(kube), lambda: status(kube))
+    check_the_end(kube)
+
+
+def test_a_restart_at_rest_writes_nothing(kube, operator):
+    first = operator()
+    create(kube)
+    come_to_rest(kube)
+    first.stop()
+    before = list(kube.writes)
+    operator()
+    time.sleep(1.0)
+    assert kube.writes == before
+
+
+def test_a_job_of_somebody_else_under_our_name_is_told_and_not_taken(kube, operator):
+    kube.put("jobs", {"metadata": {"name": JOB}, "spec": {}})
+    operator()
+    create(kube)
+    until(lambda: any(found["reason"] == "ActionRefused" for found in status(kube).get("conditions", [])), lambda: status(kube))
+    degraded = next(found for found in status(kube)["conditions"] if found["type"] == "Degraded")
+    assert f'Create Job {JOB}: jobs "{JOB}" already exists' in degraded["message"]
+    kube.remove("jobs", "default", JOB)
+    come_to_rest(kube)
+
+
+def test_another_seed_replaces_the_job_and_then_what_is_served(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    edit(kube, training__seed=2)
+    second = spec_of(document(training__seed=2)).run
+    until(lambda: kube.one("jobs", names.training_job("cartpole", second)), lambda: status(kube))
+    assert served_digest(kube) == f"sha256:{RUN:0<64}"
+    finish(kube, names.training_job("cartpole", second))
+    until(lambda: is_ready(kube) and kube.one("jobs", JOB) is None, lambda: status(kube))
+    assert served_digest(kube) == f"sha256:{second:0<64}"
+    assert status(kube)["serving"]["revision"] == 2
+
+
+def test_what_is_deleted_is_gone_and_nothing_is_made_again(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    kube.remove("policymodels", "default", "cartpole")
+    time.sleep(1.0)
+    assert [kube.all(plural) for plural in ("jobs", "rayservices", "ingresses", "persistentvolumeclaims")] == [[], [], [], []]
+
+
+def test_an_adopted_ray_service_gets_its_configuration_and_nothing_else(kube, operator):
+    spec = {"rayClusterConfig": {"rayVersion": "2.60.0"}}
+    kube.put("rayservices", {"metadata": {"name": "shared"}, "spec": spec})
+    operator()
+    create(kube, serving__rayService="shared")
+    until(lambda: "serveConfigV2" in kube.one("rayservices", "shared")["spec"], lambda: status(kube))
+    found = kube.one("rayservices", "shared")
+    assert found["spec"]["rayClusterConfig"] == spec["rayClusterConfig"]
+    assert "ownerReferences" not in found["metadata"]
+    assert len(kube.all("rayservices")) == 1

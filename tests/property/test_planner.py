@@ -1,0 +1,194 @@
+"""The planner in a world where anything may happen between two reconciles, and inside one.
+
+The numbers are those of the invariants in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fakes.world import SETTINGS, World, digest, verdict_of
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from controller import names, reconcile
+from controller.model import Create, Observed, spec_of
+
+SEEDS = st.sampled_from([0, 1, 2, 3])
+CHANGES = st.fixed_dictionaries(
+    {"training__seed": SEEDS},
+    optional={
+        "gate__minReturn": st.sampled_from([50, 400, 475, 600]),
+        "gate__episodes": st.sampled_from([50, 100]),
+        "serving__replicas": st.sampled_from([1, 2, 3]),
+        "serving__image": st.sampled_from(["mine:1", "mine:2"]),
+        "serving__ingress": st.sampled_from([None, {"host": "a.example"}, {"host": "b.example"}]),
+        "storage__deletionPolicy": st.sampled_from(["Delete", "Retain"]),
+        "training__backoffLimit": st.sampled_from([0, 5]),
+        "paused": st.booleans(),
+    },
+)
+
+
+class Planner(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(watch=self._check)
+        self.stale: Observed | None = None
+        self.losses = 0
+
+    @initialize(changes=CHANGES)
+    def begin(self, changes: dict[str, Any]) -> None:
+        self.world.edit(**changes)
+
+    # The user.
+
+    @rule(changes=CHANGES)
+    def edit(self, changes: dict[str, Any]) -> None:
+        self.world.edit(**changes)
+
+    @rule(seed=SEEDS)
+    def ask_for_a_forbidden_entry_point(self, seed: int) -> None:
+        self.world.edit(training__seed=seed, environment={"entryPoint": "evil.module:Env"})
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.world.jobs)
+    def delete_a_job(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.jobs)))
+        self.world.jobs[name].deleting = True
+        self.losses += 1
+
+    @rule()
+    def delete_the_ray_service(self) -> None:
+        self.world.ray_service = None
+        self.world.kuberay()
+
+    @rule()
+    def delete_the_ingress(self) -> None:
+        self.world.ingress = None
+
+    # The controller.
+
+    @rule()
+    def reconcile(self) -> None:
+        self.world.reconcile()
+
+    @rule(actions=st.integers(0, 3))
+    def die_in_a_reconcile(self, actions: int) -> None:
+        self.world.reconcile(stop_after=actions)
+
+    @rule()
+    def look(self) -> None:
+        self.stale = self.world.observe()
+
+    @rule()
+    @precondition(lambda self: self.stale)
+    def act_on_what_was_seen_before(self) -> None:
+        assert self.stale
+        stale, self.stale = self.stale, None
+        if stale.spec != spec_of(self.world.document):
+            # An observation may be old, but never older than the spec that it was read with: that is one GET.
+            return
+        plan = reconcile.plan(stale, SETTINGS)
+        for action in plan.actions[:1]:
+            if action.kind == "RayService" and self.world.ray_service is None:
+                continue
+            self.world.reconcile(stop_after=1, seen=stale)
+
+    # The world.
+
+    @rule(data=st.data(), ends_well=st.booleans(), keeps_its_pod=st.booleans())
+    @precondition(lambda self: self.world.jobs)
+    def a_job_ends(self, data: st.DataObject, ends_well: bool, keeps_its_pod: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.jobs)))
+        if ends_well:
+            self.world.finish(name)
+            if not keeps_its_pod and self.world.jobs[name].has_pod:
+                self.world.jobs[name].has_pod = False
+                self.losses += 1
+        else:
+            self.world.fail(name)
+
+    @rule(steps=st.integers(1, 8))
+    def everything_gets_on(self, steps: int) -> None:
+        for _ in range(steps):
+            self.world.get_on()
+
+    @rule()
+    def the_garbage_collector_works(self) -> None:
+        self.world.collect()
+
+    @rule()
+    def kuberay_gets_on(self) -> None:
+        self.world.kuberay()
+
+    @rule()
+    def a_replica_loads(self) -> None:
+        self.world.load()
+
+    @rule(unreachable=st.booleans())
+    def the_network(self, unreachable: bool) -> None:
+        self.world.unreachable = unreachable
+
+    def _check(self, seen: Observed) -> None:
+        """What a plan may never ask for, and a status never claim, whatever was seen."""
+        plan = reconcile.plan(seen, SETTINGS)
+        again = reconcile.plan(seen, SETTINGS)
+        assert plan == again, "the planner is a function"
+        if plan.status.condition("Ready") and plan.status.condition("Ready").status == "True":
+            held = {row.digest for row in seen.replicas.rows}
+            assert held == {digest(seen.spec.run)}, "5: Ready is claimed only of what every replica said"
+            assert len(seen.replicas.rows) == seen.spec.serving.replicas
+        if seen.spec.paused:
+            assert not plan.actions
+        published = {revision.run for revision in seen.status.revisions}
+        for labels in [action.manifest["metadata"]["labels"] for action in plan.actions if isinstance(action, Create)]:
+            assert labels[names.LABEL_ROLE] != names.ROLE_TRAIN or labels[names.LABEL_RUN] not in published, "6: no retraining"
+        if plan.status.condition("Approved").status == "True":
+            assert verdict_of(self.world, seen.spec.run) == "Pass"
+
+    @invariant()
+    def at_most_one_training_lives(self) -> None:
+        live = [job for job in self.world.jobs.values() if job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN and job.phase == "Running"]
+        assert len(live) <= 1, "2: two trainings at once"
+
+    @invariant()
+    def only_approved_policies_are_served_and_one_is_never_taken_away(self) -> None:
+        served = self.world.served
+        assert set(served) - {""} <= self.world.approved, "an unapproved policy is served"
+        first = next((index for index, held in enumerate(served) if held), len(served))
+        assert "" not in served[first:], "4: what serves goes on serving"
+
+    @invariant()
+    def a_run_is_trained_once(self) -> None:
+        """Or again, where its Job was lost, or was superseded before it had published and is asked for again."""
+        trainings = [name for name in self.world.created if "-train-" in name]
+        assert len(trainings) - len(set(trainings)) <= self.losses + self.world.superseded, "6: no retraining"
+
+    def teardown(self) -> None:
+        """Whatever has happened, the world comes to rest where the spec points, and a good spec heals it."""
+        failed = {name for name, job in self.world.jobs.items() if job.phase == "Failed"}
+        for plan in [self.world.settle()[-1]]:
+            assert not plan.actions, "1: no more writes"
+        for name in failed & set(self.world.jobs):
+            del self.world.jobs[name]
+        self.world.edit(training__seed=2)
+        for name in [name for name, job in self.world.jobs.items() if job.phase == "Failed"]:
+            del self.world.jobs[name]
+        self.world.settle()
+        assert self.world.condition("Ready")["status"] == "True", f"7: a good spec heals: {self.world.status}"
+        assert self.world.status["phase"] == "Ready"
+        wanted = spec_of(self.world.document).run
+        assert {job.labels[names.LABEL_RUN] for job in self.world.jobs.values()} <= {wanted}, "3: nothing leaks"
+        assert all(job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN for job in self.world.jobs.values()), "3: nothing leaks"
+        assert self.world.served[-1] == digest(wanted)
+        self.at_most_one_training_lives()
+        self.only_approved_policies_are_served_and_one_is_never_taken_away()
+        self.a_run_is_trained_once()
+
+
+Planner.TestCase.settings = settings(
+    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+TestPlanner = Planner.TestCase

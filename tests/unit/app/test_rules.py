@@ -1,0 +1,164 @@
+"""Settings, stop criteria, checkpoints and storage: pure rules as tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.checkpoints import RunState, restored_state, write_checkpoint
+from app.errors import InputError
+from app.settings import SETTINGS, Settings, parsed_settings
+from app.spaces import described_space, parsed_space
+from app.stop import Point, Stop, next_point, parsed_stop
+from app.storage import open_storage
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    assert parsed_settings({}) == Settings()
+
+
+def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
+    assert {setting.field for setting in SETTINGS.values()} == set(Settings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0),
+        ("lr", "1e-3"),
+        ("lr", True),
+        ("lr", float("nan")),
+        ("lr", None),
+        ("gamma", 1.1),
+        ("lambda", -0.1),
+        ("clipParam", 0),
+        ("entropyCoeff", -1),
+        ("useKlLoss", 1),
+        ("gradClip", 0),
+        ("trainBatchSize", 0.5),
+        ("minibatchSize", 2048),
+        ("numEpochs", 0),
+        ("numEnvs", 5000),
+        ("fcnetHiddens", []),
+        ("fcnetHiddens", [64, 0]),
+        ("fcnetHiddens", 64),
+        ("fcnetActivation", "cube"),
+        ("fcnetActivation", []),
+        ("vfShareLayers", "yes"),
+        ("learningRate", 0.1),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_named(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"spec\.training\.config\.{name}"):
+        parsed_settings({name: value})
+
+
+def test_an_integer_may_come_as_a_whole_float() -> None:
+    assert parsed_settings({"numEpochs": 4.0}).num_epochs == 4
+
+
+@pytest.mark.parametrize("stop", [None, {}, {"steps": 1}, {"envSteps": 0}, {"iterations": "1"}, {"timeSeconds": True}])
+def test_a_wrong_stop_is_refused(stop: Any) -> None:
+    with pytest.raises(InputError, match=r"spec\.training\.stop"):
+        parsed_stop(stop)
+
+
+def _curve(*iterations: tuple[int, float]) -> list[Point]:
+    curve: list[Point] = []
+    for episodes, mean in iterations:
+        curve.append(next_point(curve, 1000 * (len(curve) + 1), episodes, episodes * mean))
+    return curve
+
+
+@pytest.mark.parametrize(
+    ("stop", "curve", "percent"),
+    [
+        (Stop(env_steps=4000), [], 0),
+        (Stop(env_steps=4000), _curve((5, 1.0)), 25),
+        (Stop(env_steps=4000, iterations=2), _curve((5, 1.0)), 50),
+        (Stop(episode_return_mean=100), _curve((20, 20.0), (20, 60.0)), 50),
+        (Stop(episode_return_mean=100), _curve((20, 20.0), (20, 100.0)), 100),
+        (Stop(episode_return_mean=100), _curve((0, 0.0)), 0),
+        (Stop(episode_return_mean=-85), _curve((20, -500.0), (20, -85.0)), 100),
+        (Stop(episode_return_mean=100), _curve((3, 500.0)), 0),
+        (Stop(time_s=10), _curve((20, 1.0)), 50),
+    ],
+)
+def test_progress_is_the_largest_share_of_any_criterion(stop: Stop, curve: list[Point], percent: float) -> None:
+    assert stop.progress_percent(curve, 5.0) == pytest.approx(percent)
+    assert stop.is_met(curve, 5.0) == (percent == 100)
+
+
+def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
+    assert _curve((30, 10.0), (15, 100.0), (5, 200.0))[-1].episode_return_mean == pytest.approx(125)
+    assert _curve((30, 10.0), (0, 0.0))[-1].episode_return_mean == 10
+    assert _curve((0, 0.0))[-1].episode_return_mean is None
+
+
+def _state(iteration: int) -> RunState:
+    return RunState([Point(iteration, 100 * iteration, 1, 2.0, 2.0)], 1.5)
+
+
+def _save(content: str) -> Any:
+    def save(directory: Path) -> None:
+        directory.mkdir()
+        (directory / "weights").write_text(content)
+
+    return save
+
+
+def test_the_newest_two_checkpoints_are_kept_and_the_newest_is_restored(tmp_path: Path) -> None:
+    for iteration in (9, 10, 11):
+        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
+    restored: list[str] = []
+    state = restored_state(tmp_path, lambda directory: restored.append((directory / "weights").read_text()))
+    assert (state, restored) == (_state(11), ["11"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000011"]
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for iteration in (1, 2):
+        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
+    (tmp_path / ".00000003.partial").mkdir()
+    (tmp_path / "00000002" / "algorithm" / "weights").unlink()
+    assert restored_state(tmp_path, lambda directory: (directory / "weights").read_text() and None) == _state(1)
+
+
+def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+    def failing(directory: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(tmp_path, _state(1), failing)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["/storage", "s3://bucket/x", "file://host/x", "file:///a/../b", "file:relative"])
+def test_only_absolute_file_uris_are_storage(uri: str) -> None:
+    with pytest.raises(InputError, match="file:///"):
+        open_storage(uri)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 300])
+def test_names_of_runs_cannot_leave_their_directory(name: str) -> None:
+    with pytest.raises(InputError):
+        open_storage("file:///storage/x").run(name)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"type": "Discrete", "n": 3, "start": -1},
+        {"type": "Box", "shape": [2], "dtype": "float32", "low": [None, -1.5], "high": None},
+        {"type": "Box", "shape": [2, 2], "dtype": "uint8", "low": 0.0, "high": 255.0},
+        {"type": "Box", "shape": [], "dtype": "float64", "low": -1.0, "high": 1.0},
+    ],
+)
+def test_a_space_is_described_as_it_was_read(described: dict[str, Any]) -> None:
+    assert described_space(parsed_space(described)) == described
+
+
+@pytest.mark.parametrize("described", [{}, {"type": "Dict"}, {"type": "Discrete", "n": "3", "start": 0}, {"type": "Box", "shape": [2]}])
+def test_an_unknown_space_is_refused(described: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="space"):
+        parsed_space(described)

@@ -1,0 +1,115 @@
+"""Small real trainings: what they say, publish and refuse."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.bundle import digest_of
+from app.policy import loaded_policy
+from app.storage import Storage
+
+
+def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
+    assert cartpole.said.code == 0, cartpole.said.stderr
+    iterations = [line["progress"]["iteration"] for line in cartpole.said.lines[:-1]]
+    result = cartpole.said.last["result"]
+    assert iterations == [1, 2]
+    assert result["evaluation"].keys() == {"id", "episodes", "seed", "mean", "std"}
+    assert result["uri"] == cartpole.storage.bundle_uri(result["digest"])
+
+
+def test_a_published_bundle_is_named_by_its_manifest_and_can_be_loaded(cartpole: Any) -> None:
+    digest = cartpole.said.last["result"]["digest"]
+    directory = cartpole.storage.bundles() / digest.removeprefix("sha256:")
+    assert digest_of((directory / "manifest.json").read_bytes()) == digest
+    assert len(loaded_policy(directory, digest).manifest["golden"]["observations"]) == 64
+
+
+def test_a_published_run_says_its_result_again_without_training(cartpole: Any, trained: Callable[..., Any]) -> None:
+    again = trained(cartpole.storage, {"id": "CartPole-v1"})
+    assert again.lines == [cartpole.said.last]
+
+
+def test_a_bundle_that_was_cut_short_is_made_again(storage: Storage, trained: Callable[..., Any]) -> None:
+    first = trained(storage, {"id": "CartPole-v1"}).last["result"]
+    model = storage.bundles() / first["digest"].removeprefix("sha256:") / "policy.onnx"
+    model.write_bytes(model.read_bytes()[:100])
+    again = trained(storage, {"id": "CartPole-v1"}).last["result"]
+    directory = storage.bundles() / again["digest"].removeprefix("sha256:")
+    assert loaded_policy(directory, again["digest"]).digest == again["digest"]
+
+
+def test_an_evaluation_with_a_new_id_is_played_without_training(cartpole: Any, trained: Callable[..., Any]) -> None:
+    again = trained(cartpole.storage, {"id": "CartPole-v1"}, "--evaluation", '{"id": "e2", "episodes": 2, "seed": 5}')
+    assert [list(line) for line in again.lines] == [["result"]]
+    assert again.last["result"]["evaluation"]["episodes"] == 2
+
+
+def test_an_evaluation_is_repeatable_and_its_record_has_every_episode(cartpole: Any, said: Callable[..., Any]) -> None:
+    digest = cartpole.said.last["result"]["digest"]
+    request = json.dumps({"id": "e3", "episodes": 3, "seed": 5})
+    played = said("app.evaluate", "--storage", cartpole.storage.uri, "--digest", digest, "--evaluation", request)
+    first = json.loads(cartpole.storage.evaluation("e1").read_bytes())
+    third = json.loads(cartpole.storage.evaluation("e3").read_bytes())
+    assert played.last["result"]["evaluation"]["mean"] == first["mean"]
+    assert first["rows"] == third["rows"]
+    assert [row["seed"] for row in first["rows"]] == [5, 6, 7]
+
+
+def test_the_last_line_is_the_termination_message(cartpole: Any, tmp_path: Any, said: Callable[..., Any]) -> None:
+    log = tmp_path / "termination"
+    digest = cartpole.said.last["result"]["digest"]
+    flags = ("--storage", cartpole.storage.uri, "--digest", digest, "--evaluation", '{"id": "e1", "episodes": 3, "seed": 5}')
+    played = said("app.evaluate", *flags, environment={"TERMINATION_LOG": str(log)})
+    assert json.loads(log.read_text()) == played.last
+
+
+def test_awkward_spaces_are_trained_and_served_as_the_environment_has_them(storage: Storage, trained: Callable[..., Any]) -> None:
+    done = trained(storage, {"entryPoint": "worlds:ShiftedDiscrete"})
+    assert done.code == 0, done.stderr
+    digest = done.last["result"]["digest"]
+    policy = loaded_policy(storage.bundles() / digest.removeprefix("sha256:"), digest)
+    actions = policy.act(np.random.default_rng(0).integers(0, 10, (50, 2, 3)).astype(np.int16))
+    assert set(actions.tolist()) <= {3, 4}
+
+
+def test_continuous_actions_stay_within_their_bounds(storage: Storage, trained: Callable[..., Any]) -> None:
+    done = trained(storage, {"id": "Pendulum-v1"})
+    assert done.code == 0, done.stderr
+    digest = done.last["result"]["digest"]
+    policy = loaded_policy(storage.bundles() / digest.removeprefix("sha256:"), digest)
+    actions = policy.act(np.random.default_rng(0).normal(0, 50, (200, 3)).astype(np.float32))
+    assert actions.shape == (200, 1)
+    assert np.abs(actions).max() <= 2
+
+
+def test_a_diverged_training_ends_for_good(storage: Storage, trained: Callable[..., Any]) -> None:
+    done = trained(storage, {"entryPoint": "worlds:Explosive"})
+    assert (done.code, done.last["error"]["reason"]) == (2, "TrainingDiverged"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason", "named"),
+    [
+        (["--environment", '{"id": "CartPol-v1"}'], "InvalidEnvironment", "CartPole-v1"),
+        (["--environment", '{"id": "os:CartPole-v1"}'], "InvalidEnvironment", "spec.environment.id"),
+        (["--environment", '{"id": "CartPole-v1", "config": {"speed": 1}}'], "InvalidEnvironment", "speed"),
+        (["--environment", '{"id": "Taxi-v3"}'], "UnsupportedSpace", "Discrete"),
+        (["--environment", '{"entryPoint": "os:path"}'], "EntryPointNotAllowed", "worlds"),
+        (["--config", '{"lrr": 1}'], "InvalidConfig", "spec.training.config.lrr"),
+        (["--stop", "{}"], "InvalidConfig", "spec.training.stop"),
+        (["--seed", "many"], "InvalidArguments", "--seed"),
+        (["--storage", "ftp://x/y"], "InvalidStorage", "file:///"),
+    ],
+)
+def test_wrong_input_is_refused_before_ray_starts(
+    storage: Storage, flags: list[str], reason: str, named: str, trained: Callable[..., Any]
+) -> None:
+    done = trained(storage, {"id": "CartPole-v1"}, *flags)
+    assert done.code == 2
+    assert [list(line) for line in done.lines] == [["error"]]
+    assert done.last["error"]["reason"] == reason
+    assert named in done.last["error"]["message"]

@@ -1,0 +1,442 @@
+"""Objects as the Kubernetes API gives them, and the facts in them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from controller import observation
+from controller.model import Owner, Problem, Progress, ReplicaRow, Replicas
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+OWNER = Owner("default", "cartpole", "uid-1")
+OWNED = [{"apiVersion": "policymodel.dev/v1alpha1", "kind": "PolicyModel", "name": "cartpole", "uid": "uid-1", "controller": True}]
+OTHERS = [{"apiVersion": "policymodel.dev/v1alpha1", "kind": "PolicyModel", "name": "cartpole", "uid": "uid-2", "controller": True}]
+RESULT = {"run": "r1", "digest": "sha256:ab", "uri": "file:///storage/b", "envSteps": 25600}
+
+
+def job(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "cartpole-train-r1",
+            "labels": {"policymodel.dev/name": "cartpole", "policymodel.dev/role": "train", "policymodel.dev/run": "r1"},
+            "ownerReferences": OWNED,
+            **metadata,
+        },
+        "spec": {"template": {"spec": {"containers": [{"name": "train", "image": "train:1"}]}}},
+        "status": status or {},
+    }
+
+
+def ended(type_: str, reason: str = "", message: str = "") -> dict[str, Any]:
+    condition = {"type": type_, "status": "True", "reason": reason, "message": message}
+    criteria = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[type_]
+    return {"conditions": [{**condition, "type": criteria}, condition], "startTime": "2026-01-01T11:00:00Z"}
+
+
+def pod(
+    name: str = "cartpole-train-r1-abcde", *, state: dict[str, Any] | None = None, age: str = "2026-01-01T11:00:00Z", **more: Any
+) -> dict:
+    container = {"name": "train", "image": "train:1", "state": state or {"running": {}}, **more.pop("container", {})}
+    return {
+        "metadata": {"name": name, "creationTimestamp": age},
+        "status": {"phase": "Running", "containerStatuses": [container], **more},
+    }
+
+
+def terminated(message: str = "", exit_code: int = 0, reason: str = "Completed") -> dict[str, Any]:
+    return {"terminated": {"exitCode": exit_code, "reason": reason, "message": message}}
+
+
+def said(word: dict[str, Any]) -> str:
+    return json.dumps(word)
+
+
+def seen(job_: dict[str, Any], *pods: dict[str, Any], log: str = "") -> Any:
+    return observation.job_state(job_, pods, log, NOW)
+
+
+def test_a_job_that_was_just_made_runs():
+    state = seen(job())
+    assert (state.name, state.role, state.run, state.evaluation) == ("cartpole-train-r1", "train", "r1", None)
+    assert (state.phase, state.deleting, state.attempt, state.start_time, state.image) == ("Running", False, 1, None, "train:1")
+    assert (state.result, state.problem, state.progress) == (None, None, None)
+
+
+def test_a_job_that_succeeded_gives_the_last_line_of_its_termination_message():
+    state = seen(job(ended("Complete")), pod(state=terminated("chatter\n" + said({"result": RESULT}) + "\n")))
+    assert (state.phase, state.result, state.problem) == ("Succeeded", RESULT, None)
+
+
+def test_a_result_counts_only_once_the_job_is_complete():
+    state = seen(job({"active": 1}), pod(state=terminated(said({"result": RESULT}))))
+    assert (state.phase, state.result) == ("Running", None)
+
+
+def test_of_several_pods_the_youngest_that_has_a_result_counts():
+    old = pod(
+        "a", state=terminated(said({"error": {"reason": "StorageUnavailable", "message": "gone"}}), 1, "Error"), age="2026-01-01T10:00:00Z"
+    )
+    new = pod("b", state=terminated(said({"result": RESULT})), age="2026-01-01T11:00:00Z")
+    for pods in ((old, new), (new, old)):
+        assert seen(job(ended("Complete")), *pods).result == RESULT
+
+
+def test_a_job_that_succeeded_and_lost_its_pod_has_no_result():
+    assert seen(job(ended("Complete"))).result is None
+
+
+TORN = {
+    "half a line": '{"result": {"digest": "sha2',
+    "nothing": "",
+    "a list": "[1, 2]",
+    "a number": "42",
+    "a result that is text": '{"result": "done"}',
+    "a result without a digest": '{"result": {"uri": "file:///b"}}',
+    "a result without a place": '{"result": {"digest": "sha256:ab"}}',
+    "figures that are none": said({"result": {**RESULT, "evaluation": {"id": "e", "mean": None}}}),
+    "figures without a name": said({"result": {**RESULT, "evaluation": {"mean": 1, "std": 0, "episodes": 10, "seed": 0}}}),
+}
+
+
+@pytest.mark.parametrize("message", TORN.values(), ids=TORN)
+def test_a_word_that_is_no_result_is_none(message):
+    assert seen(job(ended("Complete")), pod(state=terminated(message))).result is None
+
+
+def test_an_evaluation_job_gives_its_figures():
+    result = {"digest": "sha256:ab", "evaluation": {"id": "e1", "episodes": 100, "seed": 1000, "mean": 500.0, "std": 0.0}}
+    labels = {"policymodel.dev/name": "cartpole", "policymodel.dev/role": "evaluate", "policymodel.dev/run": "r1"}
+    state = seen(
+        job(ended("Complete"), labels={**labels, "policymodel.dev/evaluation": "e1"}), pod(state=terminated(said({"result": result})))
+    )
+    assert (state.role, state.evaluation, state.result) == ("evaluate", "e1", result)
+
+
+FAILED = ended("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+FAILURES = {
+    "the container says why": (
+        ended("Failed", "PodFailurePolicy", "Container train for pod x failed with exit code 2 matching FailJob rule at index 0"),
+        [terminated(said({"error": {"reason": "InvalidEnvironment", "message": "spec.environment.id: no such"}}), 2, "Error")],
+        Problem("InvalidEnvironment", "spec.environment.id: no such"),
+    ),
+    "out of memory": (
+        FAILED,
+        [terminated("", 137, "OOMKilled")],
+        Problem(
+            "OutOfMemory",
+            "the container ran out of memory; allow more (spec.training.resources.limits.memory), or train with fewer environments",
+        ),
+    ),
+    "the deadline": (
+        ended("Failed", "DeadlineExceeded", "Job was active longer than specified deadline"),
+        [],
+        Problem("DeadlineExceeded", "Job was active longer than specified deadline"),
+    ),
+    "torn words": (
+        FAILED,
+        [terminated('{"error": {"reas', 1, "Error")],
+        Problem("BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+    ),
+    "an error that is text": (
+        FAILED,
+        [terminated('{"error": "boom"}', 1, "Error")],
+        Problem("BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+    ),
+    "an error without a message": (
+        FAILED,
+        [terminated('{"error": {"reason": "Boom"}}', 1, "Error")],
+        Problem("BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+    ),
+    "not a word": (ended("Failed"), [], Problem("TrainingFailed", "the Job failed without a word")),
+}
+
+
+@pytest.mark.parametrize(("status", "states", "wanted"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_job_says_why(status, states, wanted):
+    state = seen(job(status), *[pod(f"pod-{index}", state=state) for index, state in enumerate(states)])
+    assert (state.phase, state.problem, state.result) == ("Failed", wanted, None)
+
+
+def test_the_last_attempts_error_is_the_jobs_error():
+    words = [terminated(said({"error": {"reason": reason, "message": reason}}), 1, "Error") for reason in ("First", "Last")]
+    pods = [pod("b", state=words[1], age="2026-01-01T11:30:00Z"), pod("a", state=words[0], age="2026-01-01T11:00:00Z")]
+    assert seen(job(FAILED), *pods).problem == Problem("Last", "Last")
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def unscheduled(since: str) -> dict[str, Any]:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient cpu.",
+    }
+    return {"phase": "Pending", "containerStatuses": [], "conditions": [{**condition, "lastTransitionTime": since}]}
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_an_image_that_cannot_be_pulled_names_the_field_to_check(reason):
+    problem = seen(job({"active": 1}), pod(state=waiting(reason, "not found"))).problem
+    advice = "check spec.training.image and spec.imagePullSecrets"
+    assert problem == Problem("ImagePullFailed", f"the image train:1 cannot be pulled (not found); {advice}")
+
+
+def test_an_image_that_cannot_be_pulled_without_a_word_gives_the_reason():
+    assert "(ImagePullBackOff)" in seen(job(), pod(state=waiting("ImagePullBackOff"))).problem.message
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"])
+def test_a_container_that_cannot_be_made_names_the_template(reason):
+    problem = seen(job(), pod("p", state=waiting(reason, 'secret "x" not found'))).problem
+    assert problem == Problem("PodNotStarted", 'the pod p cannot start: secret "x" not found; check spec.training.template')
+
+
+def test_a_container_that_crashes_again_and_again_says_how_it_ended():
+    crashed = {"lastState": {"terminated": {"reason": "Error", "exitCode": 1}}}
+    problem = seen(job(), pod("p", state=waiting("CrashLoopBackOff"), container=crashed)).problem
+    assert problem == Problem("PodCrashes", "the pod p crashes again and again: Error (exit code 1); read kubectl logs --previous p")
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing", ""])
+def test_a_container_on_its_way_up_is_no_problem(reason):
+    assert seen(job(), pod(state=waiting(reason))).problem is None
+
+
+@pytest.mark.parametrize(
+    ("since", "is_problem"),
+    [("2026-01-01T11:59:50Z", False), ("2026-01-01T11:59:45Z", False), ("2026-01-01T11:59:44Z", True), ("2026-01-01T08:00:00Z", True)],
+    ids=["10 s", "15 s", "16 s", "hours"],
+)
+def test_a_pod_that_no_node_takes_is_a_problem_after_a_while(since, is_problem):
+    problem = seen(job({"active": 1}), pod("p", **unscheduled(since))).problem
+    if not is_problem:
+        assert problem is None
+        return
+    assert problem.reason == "Unschedulable"
+    assert problem.message == (
+        "no node takes the pod p: 0/3 nodes are available: 3 Insufficient cpu.; check spec.training.resources and spec.training.template"
+    )
+
+
+def test_a_pod_without_a_status_is_no_problem():
+    assert seen(job(), {"metadata": {"name": "p"}}).problem is None
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt"),
+    [({}, 1), ({"active": 1}, 1), ({"failed": 1, "active": 1}, 2), ({"failed": 2, "succeeded": 1}, 3)],
+    ids=["none", "first", "second", "third"],
+)
+def test_attempts_are_counted_from_one(status, attempt):
+    assert seen(job(status)).attempt == attempt
+
+
+def test_a_job_that_is_being_deleted_says_so():
+    assert seen(job(deletionTimestamp="2026-01-01T11:00:00Z")).deleting
+
+
+PROGRESS = {"progress": {"iteration": 3, "envSteps": 3072, "episodeReturnMean": 61.2, "progressPercent": 12.5, "etaSeconds": 40}}
+FOUND = Progress(3, 3072, 61.2, 12.5, 40)
+OLDER = {"progress": {"iteration": 2, "envSteps": 2048, "episodeReturnMean": None, "progressPercent": 8, "etaSeconds": None}}
+LOGS = {
+    "nothing": ("", None),
+    "chatter only": ("2026-01-01 INFO worker.py started\n[]\nnull\n17\n", None),
+    "one line": (said(PROGRESS), FOUND),
+    "between chatter": (f"warming up\n{said(OLDER)}\n(pid=1) noise {{\n{said(PROGRESS)}\nmore noise\n", FOUND),
+    "a torn last line": (f"{said(PROGRESS)}\n" + said(PROGRESS)[:40], FOUND),
+    "a torn first line": (said(OLDER)[30:] + f"\n{said(PROGRESS)}", FOUND),
+    "nothing known": (said(OLDER), Progress(2, 2048, None, 8.0, None)),
+    "somebody else's progress": (
+        f"{said(PROGRESS)}\n" + '{"progress": {"epoch": 1}}\n{"progress": 0.5}\n{"progress": {"iteration": null}}',
+        FOUND,
+    ),
+}
+
+
+@pytest.mark.parametrize(("log", "wanted"), LOGS.values(), ids=LOGS)
+def test_the_newest_progress_line_is_found_between_chatter(log, wanted):
+    assert seen(job({"active": 1}), pod(), log=log).progress == wanted
+
+
+def ray_service(status: dict[str, Any] | None = None, config: str | None = "applications: []", **metadata: Any) -> dict[str, Any]:
+    spec = {} if config is None else {"serveConfigV2": config}
+    return {"metadata": {"name": "cartpole", "ownerReferences": OWNED, **metadata}, "spec": spec, "status": status or {}}
+
+
+def served(found: dict[str, Any], *pods: dict[str, Any]) -> Any:
+    return observation.ray_service_state(found, pods, OWNER, "cartpole", NOW)
+
+
+def test_a_new_ray_service_has_no_configuration_and_no_problem():
+    state = served(ray_service(config=None))
+    assert (state.serve_config, state.hash, state.foreign, state.deleting, state.switching, state.problem) == (
+        "",
+        None,
+        False,
+        False,
+        False,
+        None,
+    )
+
+
+def test_a_ray_service_shows_its_hash_and_its_configuration():
+    state = served(ray_service(annotations={"policymodel.dev/hash": "h"}, deletionTimestamp="2026-01-01T11:00:00Z"))
+    assert (state.hash, state.serve_config, state.deleting) == ("h", "applications: []", True)
+
+
+@pytest.mark.parametrize(
+    ("owners", "is_foreign"),
+    [(OWNED, False), (OTHERS, True), ([], True), ([*OTHERS, *OWNED], False)],
+    ids=["ours", "of a namesake", "of nobody", "of both"],
+)
+def test_a_ray_service_without_our_owner_reference_is_somebody_elses(owners, is_foreign):
+    assert served(ray_service(ownerReferences=owners)).foreign is is_foreign
+
+
+CLUSTERS = {
+    "none yet": ({}, False, []),
+    "the first one": ({"pendingServiceStatus": {"rayClusterName": "a"}}, False, ["a"]),
+    "one that serves": ({"activeServiceStatus": {"rayClusterName": "a"}, "pendingServiceStatus": {}}, False, ["a"]),
+    "a switch": ({"activeServiceStatus": {"rayClusterName": "a"}, "pendingServiceStatus": {"rayClusterName": "b"}}, True, ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize(("status", "switching", "names"), CLUSTERS.values(), ids=CLUSTERS)
+def test_a_switch_is_a_second_cluster_beside_one_that_serves(status, switching, names):
+    assert served(ray_service(status)).switching is switching
+    assert observation.ray_clusters(ray_service(status)) == names
+
+
+@pytest.mark.parametrize("word", ["DEPLOY_FAILED", "UNHEALTHY"])
+@pytest.mark.parametrize("place", ["activeServiceStatus", "pendingServiceStatus"])
+def test_an_application_that_does_not_come_up_is_told_by_its_first_line(word, place):
+    statuses = {"cartpole": {"status": word, "message": "\n  Deploying failed: no module\nTraceback ...\n"}}
+    problem = served(ray_service({place: {"rayClusterName": "a", "applicationStatuses": statuses}})).problem
+    assert problem == Problem("ServeFailed", f"the Serve application cartpole is {word}:   Deploying failed: no module")
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        {},
+        {"cartpole": {"status": "RUNNING"}},
+        {"cartpole": {"status": "DEPLOYING"}},
+        {"other": {"status": "DEPLOY_FAILED", "message": "x"}},
+    ],
+    ids=["nothing", "running", "deploying", "another application"],
+)
+def test_an_application_that_comes_up_or_is_not_ours_is_no_problem(statuses):
+    assert served(ray_service({"activeServiceStatus": {"rayClusterName": "a", "applicationStatuses": statuses}})).problem is None
+
+
+def test_a_head_pod_that_does_not_start_names_the_serving_fields():
+    problem = served(ray_service(), pod("head", state=waiting("ErrImagePull", "denied"))).problem
+    assert problem.message == "the image train:1 cannot be pulled (denied); check spec.serving.image and spec.imagePullSecrets"
+
+
+KEPT = {"policymodel.dev/name": "cartpole", "app.kubernetes.io/managed-by": "policymodel-operator"}
+
+
+def claim(phase: str = "Pending", owners: list[Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    found = {
+        "metadata": {"name": "cartpole-policies", "labels": KEPT, **metadata},
+        "status": {"phase": phase},
+    }
+    if owners:
+        found["metadata"]["ownerReferences"] = owners
+    return found
+
+
+def warning(message: str, at: str | None, type_: str = "Warning") -> dict[str, Any]:
+    return {"type": type_, "message": message, "lastTimestamp": at, "metadata": {"creationTimestamp": "2026-01-01T09:00:00Z"}}
+
+
+def test_a_claim_that_waits_for_its_first_pod_is_no_problem():
+    events = [warning("waiting for first consumer to be created before binding", "2026-01-01T10:00:00Z", "Normal")]
+    assert observation.claim_state(claim(owners=OWNED), OWNER, events).problem is None
+
+
+def test_a_claim_that_cannot_be_bound_gives_the_last_warning():
+    events = [
+        warning("old", "2026-01-01T10:00:00Z"),
+        warning('storageclass "fast" not found', "2026-01-01T11:00:00Z"),
+        warning("no time", None),
+    ]
+    problem = observation.claim_state(claim(owners=OWNED), OWNER, events).problem
+    assert problem == Problem(
+        "StorageNotBound",
+        'the claim cartpole-policies cannot be bound: storageclass "fast" not found; '
+        "check spec.storage.pvc and the cluster's StorageClasses",
+    )
+
+
+def test_a_bound_claim_has_no_problem_whatever_was_said_before():
+    assert observation.claim_state(claim("Bound", OWNED), OWNER, [warning("old", "2026-01-01T10:00:00Z")]).problem is None
+
+
+@pytest.mark.parametrize(
+    ("found", "is_foreign"),
+    [
+        (claim(owners=OWNED), False),
+        (claim(), False),
+        (claim(owners=OTHERS), True),
+        (claim(labels={}), True),
+        (claim(labels={**KEPT, "app.kubernetes.io/managed-by": "Helm"}), True),
+        (claim(labels={"policymodel.dev/name": "other"}), True),
+    ],
+    ids=["ours", "kept from before", "a namesake's", "nobody's", "a release's", "another PolicyModel's"],
+)
+def test_a_claim_that_outlived_its_policy_model_is_ours_again(found, is_foreign):
+    assert observation.claim_state(found, OWNER, []).foreign is is_foreign
+
+
+def test_an_ingress_is_ours_or_not_and_may_be_on_its_way_out():
+    ours = {"metadata": {"name": "cartpole", "ownerReferences": OWNED}}
+    assert observation.ingress_state(ours, OWNER) == observation.ChildState(ours, False, False, None)
+    assert observation.ingress_state({"metadata": {"name": "cartpole"}}, OWNER).foreign
+    assert observation.ingress_state({"metadata": {**ours["metadata"], "deletionTimestamp": "x"}}, OWNER).deleting
+
+
+def test_replicas_say_what_they_serve_and_what_they_refuse():
+    report = {
+        "runningReplicas": 2,
+        "replicas": [
+            {"replica": "a", "serving": {"digest": "sha256:ab", "revision": 1}, "error": None, "requests": 3},
+            {"replica": "b", "serving": None, "error": {"digest": "sha256:cd", "reason": "DigestMismatch", "message": "bad"}},
+        ],
+    }
+    assert observation.replicas(report) == Replicas(
+        2, (ReplicaRow("a", "sha256:ab"), ReplicaRow("b", None, "sha256:cd", "DigestMismatch: bad"))
+    )
+
+
+NO_REPORTS = {
+    "nothing": {},
+    "a list": [],
+    "no count": {"runningReplicas": None, "replicas": []},
+    "rows that are text": {"runningReplicas": 1, "replicas": ["a"]},
+    "serving that is text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": "sha256:ab"}]},
+    "an error without a reason": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "error": {"digest": "x"}}]},
+}
+
+
+@pytest.mark.parametrize("report", NO_REPORTS.values(), ids=NO_REPORTS)
+def test_an_answer_that_is_no_report_is_refused(report):
+    with pytest.raises((KeyError, TypeError)):
+        observation.replicas(report)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [('{"a": 1}', {"a": 1}), ("{", {}), ("[1]", {}), ("", {}), ("null", {}), ("[" * 20_000, {})],
+    ids=["an object", "torn", "a list", "empty", "null", "deep"],
+)
+def test_a_line_is_an_object_or_nothing(line, wanted):
+    assert observation.parsed(line) == wanted

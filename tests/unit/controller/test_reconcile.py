@@ -1,0 +1,635 @@
+"""Every rung of every ladder of the planner, each named by what it is for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from fakes.world import SETTINGS, World, digest, document
+
+from controller import names, reconcile, resources
+from controller.model import (
+    Action,
+    Apply,
+    ChildState,
+    Images,
+    JobState,
+    Observed,
+    Plan,
+    Problem,
+    RayServiceState,
+    ReplicaRow,
+    Replicas,
+    Rival,
+    Settings,
+    Status,
+    Unknown,
+    spec_of,
+)
+
+BROKEN = Problem("Broken", "it is broken")
+
+
+def plan(seen: Observed, settings: Settings = SETTINGS) -> Plan:
+    return reconcile.plan(seen, settings)
+
+
+def said(action: Action) -> str:
+    """An action in a few words; a rollout is told from the making of a RayService."""
+    if isinstance(action, Apply) and action.field_manager == names.SERVE_FIELD_MANAGER:
+        return "rollout"
+    kind = action.kind
+    if kind == "Job":
+        kind = action.name.removeprefix("cartpole-").partition("-")[0]
+    return f"{type(action).__name__} {kind}"
+
+
+def does(planned: Plan) -> list[str]:
+    return [said(action) for action in planned.actions]
+
+
+def condition(planned: Plan, type_: str) -> tuple[str, str]:
+    found = planned.status.condition(type_)
+    assert found is not None
+    return found.status, found.reason
+
+
+def fresh(**changes: Any) -> Observed:
+    """A PolicyModel that was made a moment ago."""
+    return World(document(**changes)).observe()
+
+
+def ready(**changes: Any) -> World:
+    """A world that came to rest with a policy that serves."""
+    world = World(document(**changes))
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    return world
+
+
+def edited(**changes: Any) -> World:
+    """A world at rest, whose spec was edited a moment ago."""
+    world = ready()
+    world.edit(**changes)
+    return world
+
+
+def adopting(config: str = "", **changes: Any) -> Observed:
+    """A PolicyModel that adopts the RayService `shared`, seen for the first time."""
+    seen = fresh(serving__rayService="shared", **changes)
+    return replace(seen, ray_service=RayServiceState(serve_config=config, foreign=True))
+
+
+def training_job(seen: Observed, **more: Any) -> JobState:
+    run = more.pop("run", seen.spec.run)
+    return JobState(names.training_job("cartpole", run), names.ROLE_TRAIN, run, more.pop("phase", "Running"), **more)
+
+
+def evaluation_job(seen: Observed, **more: Any) -> JobState:
+    evaluation = more.pop("evaluation", seen.spec.evaluation(seen.spec.run))
+    name = names.evaluation_job("cartpole", evaluation)
+    return JobState(name, names.ROLE_EVALUATE, seen.spec.run, more.pop("phase", "Running"), evaluation, **more)
+
+
+def with_job(**more: Any) -> Observed:
+    seen = fresh()
+    return replace(seen, jobs=(training_job(seen, **more),))
+
+
+@dataclass(frozen=True)
+class Rung:
+    seen: Callable[[], Observed]
+    type: str
+    wanted: tuple[str, str]
+    does: list[str] | None = None
+
+
+# What a PolicyModel needs at first, beside what the rung is about.
+MAKES = ["Apply PersistentVolumeClaim", "Create train", "Apply RayService", "rollout", "Apply Ingress"]
+WITHOUT_TRAINING = ["Apply PersistentVolumeClaim", "Apply RayService", "rollout", "Apply Ingress"]
+
+ACCEPTANCE = {
+    "a spec that can be followed is accepted": Rung(fresh, "Accepted", ("True", "Accepted"), MAKES),
+    "an entry point within an allowed package is accepted": Rung(
+        lambda: fresh(environment={"entryPoint": "acme.envs:Maze"}), "Accepted", ("True", "Accepted"), MAKES
+    ),
+    "an entry point that is an allowed package is accepted": Rung(
+        lambda: fresh(environment={"entryPoint": "acme:Maze"}), "Accepted", ("True", "Accepted"), MAKES
+    ),
+    "an entry point whose package only begins alike is refused": Rung(
+        lambda: fresh(environment={"entryPoint": "acmeevil:Maze"}), "Accepted", ("False", "EntryPointNotAllowed"), WITHOUT_TRAINING
+    ),
+    "an entry point elsewhere is refused and nothing is trained": Rung(
+        lambda: fresh(environment={"entryPoint": "os:system"}), "Accepted", ("False", "EntryPointNotAllowed"), WITHOUT_TRAINING
+    ),
+    "an older rival for the RayService is let go first": Rung(
+        lambda: replace(adopting(), rivals=(Rival("zebra", "2025-12-31T00:00:00Z"),)), "Accepted", ("False", "RayServiceInUse")
+    ),
+    "a younger rival is not minded": Rung(
+        lambda: replace(adopting(), rivals=(Rival("ant", "2026-01-02T00:00:00Z"),)), "Accepted", ("True", "Accepted")
+    ),
+    "of two of the same second the first by name wins": Rung(
+        lambda: replace(adopting(), rivals=(Rival("ant", "2026-01-01T00:00:00Z"),)), "Accepted", ("False", "RayServiceInUse")
+    ),
+    "of two of the same second the last by name loses": Rung(
+        lambda: replace(adopting(), rivals=(Rival("zebra", "2026-01-01T00:00:00Z"),)), "Accepted", ("True", "Accepted")
+    ),
+}
+
+CLAIMED = resources.claim(World().owner, spec_of(document()))
+
+
+def with_claim(**more: Any) -> Observed:
+    return replace(fresh(), claim=ChildState(more.pop("manifest", CLAIMED), **more))
+
+
+STORAGE = {
+    "a claim that is missing is made": Rung(fresh, "Trained", ("False", "Starting"), MAKES),
+    "a claim as it should be is left alone": Rung(with_claim, "Trained", ("False", "Starting"), MAKES[1:]),
+    "a claim with the deletion policy of before gets the new one": Rung(
+        lambda: with_claim(manifest={"metadata": {"name": "cartpole-policies", "namespace": "default"}}),
+        "Trained",
+        ("False", "Starting"),
+        MAKES,
+    ),
+    "a claim of somebody else's is not taken": Rung(
+        lambda: with_claim(foreign=True), "Trained", ("False", "NameInUse"), WITHOUT_TRAINING[1:]
+    ),
+    "a claim that cannot be bound stops the training and says why": Rung(
+        lambda: with_claim(problem=BROKEN), "Trained", ("False", "Broken"), WITHOUT_TRAINING[1:]
+    ),
+    "a claim on its way out is waited for": Rung(
+        lambda: with_claim(deleting=True), "Trained", ("False", "ClaimDeleting"), WITHOUT_TRAINING[1:]
+    ),
+    "an existing claim that is missing is asked for": Rung(
+        lambda: fresh(storage__pvc={"existingClaim": "mine"}), "Trained", ("False", "ClaimMissing"), WITHOUT_TRAINING[1:]
+    ),
+    "an existing claim is used and never written": Rung(
+        lambda: replace(fresh(storage__pvc={"existingClaim": "mine"}), claim=ChildState({"metadata": {"name": "mine"}}, foreign=True)),
+        "Trained",
+        ("False", "Starting"),
+        MAKES[1:],
+    ),
+}
+
+TRAINING = {
+    "a run that was never started is started": Rung(fresh, "Trained", ("False", "Starting"), MAKES),
+    "a run that trains is left alone": Rung(with_job, "Trained", ("False", "Training"), WITHOUT_TRAINING),
+    "a run whose pod does not start says why": Rung(lambda: with_job(problem=BROKEN), "Trained", ("False", "Broken"), WITHOUT_TRAINING),
+    "a Job on its way out is waited for": Rung(lambda: with_job(deleting=True), "Trained", ("False", "Stopping"), WITHOUT_TRAINING),
+    "a run that failed is not tried again by itself": Rung(
+        lambda: with_job(phase="Failed", problem=BROKEN), "Trained", ("False", "Broken"), WITHOUT_TRAINING
+    ),
+    "a run that failed without a word says so": Rung(
+        lambda: with_job(phase="Failed"), "Trained", ("False", "TrainingFailed"), WITHOUT_TRAINING
+    ),
+    "a lost result is asked for again": Rung(
+        lambda: with_job(phase="Succeeded"),
+        "Trained",
+        ("False", "ResultLost"),
+        ["Apply PersistentVolumeClaim", "Delete train", *WITHOUT_TRAINING[1:]],
+    ),
+    "an edit in the middle of training stops the old Job first": Rung(
+        lambda: with_job(run="before"), "Trained", ("False", "Superseding"), [*WITHOUT_TRAINING, "Delete train"]
+    ),
+    "an old Job that is being stopped still holds the new one back": Rung(
+        lambda: with_job(run="before", deleting=True), "Trained", ("False", "Superseding"), WITHOUT_TRAINING
+    ),
+    "an old Job that has failed does not": Rung(
+        lambda: with_job(run="before", phase="Failed"), "Trained", ("False", "Starting"), [*MAKES, "Delete train"]
+    ),
+    "a run of the history is not trained again": Rung(lambda: ready().observe(), "Trained", ("True", "Published"), []),
+}
+
+APPROVAL = {
+    "nothing is approved before it is trained": Rung(fresh, "Approved", ("False", "NotTrained")),
+    "a policy that is good enough is approved": Rung(lambda: ready().observe(), "Approved", ("True", "GatePassed"), []),
+    "a higher threshold alone needs no new evaluation": Rung(
+        lambda: edited(gate__minReturn=499).observe(), "Approved", ("True", "GatePassed"), []
+    ),
+    "a threshold out of reach fails without a new evaluation": Rung(
+        lambda: edited(gate__minReturn=600).observe(), "Approved", ("False", "GateFailed"), []
+    ),
+    "changed episodes evaluate anew without training": Rung(
+        lambda: edited(gate__episodes=50).observe(), "Approved", ("False", "Evaluating"), ["Create evaluate"]
+    ),
+    "a changed seed of the gate evaluates anew without training": Rung(
+        lambda: edited(gate__seed=7).observe(), "Approved", ("False", "Evaluating"), ["Create evaluate"]
+    ),
+}
+
+
+def evaluating(**more: Any) -> Observed:
+    seen = edited(gate__episodes=50).observe()
+    return replace(seen, jobs=(*seen.jobs, evaluation_job(seen, **more)))
+
+
+EVALUATION = {
+    "an evaluation that runs is left alone": Rung(evaluating, "Approved", ("False", "Evaluating"), []),
+    "an evaluation on its way out is waited for": Rung(lambda: evaluating(deleting=True), "Approved", ("False", "Stopping"), []),
+    "an evaluation that failed says why and is not tried again": Rung(
+        lambda: evaluating(phase="Failed", problem=BROKEN), "Approved", ("False", "Broken"), []
+    ),
+    "an evaluation that failed without a word says so": Rung(
+        lambda: evaluating(phase="Failed"), "Approved", ("False", "EvaluationFailed"), []
+    ),
+    "a lost evaluation is asked for again": Rung(
+        lambda: evaluating(phase="Succeeded"), "Approved", ("False", "ResultLost"), ["Delete evaluate"]
+    ),
+    "an evaluation that nobody asks for any more goes": Rung(
+        lambda: evaluating(evaluation="before"), "Approved", ("False", "Evaluating"), ["Create evaluate", "Delete evaluate"]
+    ),
+}
+
+
+def serving(**more: Any) -> Observed:
+    """A world at rest, in which something of the RayService is otherwise."""
+    seen = ready().observe()
+    assert seen.ray_service
+    return replace(seen, ray_service=replace(seen.ray_service, **more))
+
+
+def answering(*rows: ReplicaRow, running: int | None = None, wanted: int = 1) -> Observed:
+    seen = ready(serving__replicas=wanted).observe()
+    return replace(seen, replicas=Replicas(len(rows) if running is None else running, rows))
+
+
+RUN = spec_of(document()).run
+GOOD, OLD = ReplicaRow("good", digest(RUN)), ReplicaRow("old", "sha256:" + "e" * 64)
+REFUSING = ReplicaRow("bad", OLD.digest, digest(RUN), "DigestMismatch: the bundle was changed")
+
+SERVING = {
+    "what every replica serves is ready": Rung(lambda: ready().observe(), "Ready", ("True", "Serving"), []),
+    "a RayService that is missing is made with its policy at once": Rung(
+        lambda: replace(ready().observe(), ray_service=None, replicas=None),
+        "Ready",
+        ("False", "CreatingRayService"),
+        ["Apply RayService", "rollout"],
+    ),
+    "a RayService of somebody else's is not taken": Rung(lambda: serving(foreign=True), "Ready", ("False", "NameInUse"), []),
+    "a RayService on its way out is waited for": Rung(lambda: serving(deleting=True), "Ready", ("False", "RayServiceDeleting"), []),
+    "a changed serving image makes KubeRay switch": Rung(
+        lambda: edited(serving__image="mine:1").observe(), "Ready", ("False", "SwitchingCluster"), ["Apply RayService"]
+    ),
+    "a hash that was lost is written again": Rung(lambda: serving(hash=None), "Ready", ("False", "SwitchingCluster"), ["Apply RayService"]),
+    "a changed policy waits while a second cluster is pending": Rung(
+        lambda: serving(switching=True, serve_config=""), "Ready", ("False", "SwitchingCluster"), []
+    ),
+    "a configuration that somebody changed is written again": Rung(
+        lambda: serving(serve_config="applications: []"), "Ready", ("False", "RollingOut"), ["rollout"]
+    ),
+    "a configuration that reads the same is not written again": Rung(
+        lambda: serving(serve_config=yaml.safe_dump(yaml.safe_load(ready().observe().ray_service.serve_config), sort_keys=True, indent=4)),
+        "Ready",
+        ("True", "Serving"),
+        [],
+    ),
+    "changed replicas are a rollout and no switch": Rung(
+        lambda: edited(serving__replicas=3).observe(), "Ready", ("False", "RollingOut"), ["rollout"]
+    ),
+    "a policy that no replica has yet is being rolled out": Rung(lambda: answering(OLD), "Ready", ("False", "RollingOut"), []),
+    "one replica of two is not enough": Rung(lambda: answering(GOOD, OLD, wanted=2), "Ready", ("False", "RollingOut"), []),
+    "one replica that Serve knows and nobody heard is not enough": Rung(
+        lambda: answering(GOOD, running=2), "Ready", ("False", "RollingOut"), []
+    ),
+    "fewer replicas than asked for are not enough": Rung(lambda: answering(GOOD, wanted=2), "Ready", ("False", "RollingOut"), []),
+    "more replicas than asked for are not it": Rung(lambda: answering(GOOD, GOOD), "Ready", ("False", "RollingOut"), []),
+    "a replica that refuses the policy says why": Rung(lambda: answering(REFUSING), "Ready", ("False", "LoadFailed"), []),
+    "a replica that refused another policy is not minded": Rung(
+        lambda: answering(replace(GOOD, error_digest=OLD.digest, error="old")), "Ready", ("True", "Serving"), []
+    ),
+    "silence is no answer": Rung(lambda: replace(ready().observe(), replicas=None), "Ready", ("False", "NoReplica"), []),
+    "what could not be found out is unknown": Rung(
+        lambda: replace(ready().observe(), replicas=Unknown("timeout")), "Ready", ("Unknown", "StatusUnknown"), []
+    ),
+    "a problem of the pods is told while nobody answers": Rung(
+        lambda: replace(serving(problem=BROKEN), replicas=None), "Ready", ("False", "Broken"), []
+    ),
+    "a problem of a pod beside replicas that all serve is not minded": Rung(
+        lambda: serving(problem=BROKEN), "Ready", ("True", "Serving"), []
+    ),
+}
+
+EXPOSURE = {
+    "an Ingress that is missing is made": Rung(
+        lambda: replace(ready().observe(), ingress=None), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
+    ),
+    "an Ingress for another host is changed": Rung(
+        lambda: edited(serving__ingress={"host": "b.example"}).observe(), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
+    ),
+    "an Ingress that is not asked for any more goes": Rung(
+        lambda: edited(serving__ingress=None).observe(), "Ready", ("True", "Serving"), ["Delete Ingress"]
+    ),
+    "an Ingress of somebody else's is neither changed": Rung(
+        lambda: replace(ready().observe(), ingress=ChildState({"metadata": {}}, foreign=True)), "Ready", ("False", "NameInUse"), []
+    ),
+    "nor deleted": Rung(
+        lambda: replace(edited(serving__ingress=None).observe(), ingress=ChildState({"metadata": {}}, foreign=True)),
+        "Ready",
+        ("True", "Serving"),
+        [],
+    ),
+    "an Ingress on its way out is not deleted twice": Rung(
+        lambda: replace(edited(serving__ingress=None).observe(), ingress=ChildState({"metadata": {}}, deleting=True)),
+        "Ready",
+        ("True", "Serving"),
+        [],
+    ),
+}
+
+
+RUNGS = ACCEPTANCE | STORAGE | TRAINING | APPROVAL | EVALUATION | SERVING | EXPOSURE
+# Each is looked at by several tests, and made once.
+LADDERS = {name: replace(rung, seen=cache(rung.seen)) for name, rung in RUNGS.items()}
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_a_rung(rung):
+    planned = plan(rung.seen())
+    assert condition(planned, rung.type) == rung.wanted
+    if rung.does is not None:
+        assert does(planned) == rung.does
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_every_message_is_a_sentence_for_its_user(rung):
+    for found in plan(rung.seen()).status.conditions:
+        assert found.message
+        assert not found.message.endswith((".", ":", " "))
+        assert "None" not in found.message
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_the_planner_is_a_function_and_changes_nothing_that_it_is_given(rung):
+    seen = rung.seen()
+    before = copy.deepcopy(seen)
+    assert plan(seen) == plan(copy.deepcopy(seen))
+    assert seen == before
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_a_pause_changes_nothing_and_says_so(rung):
+    seen = rung.seen()
+    planned = plan(replace(seen, spec=replace(seen.spec, paused=True)))
+    assert planned.actions == ()
+    assert condition(planned, "Progressing") == ("False", "Paused")
+    assert planned.status.phase == "Paused"
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_what_is_being_deleted_is_left_alone(rung):
+    seen = rung.seen()
+    assert plan(replace(seen, deleting=True)) == Plan(seen.status)
+
+
+@pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
+def test_another_look_at_the_same_tells_nothing_new(rung):
+    seen = rung.seen()
+    first = plan(seen)
+    again = plan(replace(seen, status=first.status, now=seen.now + timedelta(hours=1)))
+    assert again.events == ()
+    assert again.status.conditions == first.status.conditions
+
+
+def test_before_anything_is_known_everything_is_made_in_an_order_that_may_stop_anywhere():
+    planned = plan(fresh())
+    assert does(planned) == MAKES
+    assert planned.status.phase == "Training"
+    assert (planned.events[0].type, planned.events[0].reason) == ("Normal", "Accepted")
+
+
+def test_a_failed_gate_leaves_available_true():
+    world = edited(training__seed=1)
+    world.settle()
+    assert world.condition("Approved")["reason"] == "GateFailed"
+    assert world.condition("Available")["status"] == "True"
+    assert world.condition("Ready")["status"] == "False"
+    assert world.status["serving"]["revision"] == 1
+    assert world.served[-1] == digest(RUN)
+    assert world.status["phase"] == "Degraded"
+
+
+def test_a_bad_edit_that_is_taken_back_heals_without_training():
+    world = edited(training__seed=1)
+    world.settle()
+    trained = len(world.created)
+    world.edit(training__seed=0)
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    assert world.condition("Degraded")["status"] == "False"
+    assert len(world.created) == trained
+
+
+def test_a_failed_training_leaves_what_serves():
+    world = edited(training__seed=2)
+    world.reconcile()
+    job = names.training_job("cartpole", spec_of(world.document).run)
+    world.fail(job)
+    planned = world.reconcile()
+    assert condition(planned, "Trained") == ("False", "TrainingDiverged")
+    assert condition(planned, "Available") == ("True", "PolicyAnswers")
+    assert condition(planned, "Degraded") == ("True", "TrainingDiverged")
+    assert f"delete the Job {job}" in planned.status.condition("Trained").message
+
+
+def test_a_refused_spec_leaves_what_serves():
+    planned = plan(edited(environment={"entryPoint": "os:system"}).observe())
+    assert condition(planned, "Available") == ("True", "PolicyAnswers")
+    assert does(planned) == ["Delete train"]
+    assert planned.status.phase == "Refused"
+
+
+def test_an_upgrade_of_the_operator_changes_nothing_that_runs():
+    world = ready()
+    planned = plan(world.observe(), replace(SETTINGS, training_image="train:2", serving_image="serve:2"))
+    assert planned.actions == ()
+    assert planned.status.images == Images("train:1", "serve:1")
+
+
+def test_a_field_of_the_users_after_an_upgrade_still_keeps_the_images_of_before():
+    settings = replace(SETTINGS, training_image="train:2", serving_image="serve:2")
+    planned = plan(edited(serving__template={"labels": {"a": "b"}}).observe(), settings)
+    (applied,) = planned.actions
+    head = applied.manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert head["image"] == "serve:1"
+
+
+def test_the_first_look_records_the_default_images():
+    assert plan(fresh()).status.images == Images("train:1", "serve:1")
+
+
+def test_a_status_that_was_lost_builds_no_second_cluster():
+    world = ready()
+    planned = plan(replace(world.observe(), status=Status()), replace(SETTINGS, serving_image="serve:2"))
+    assert "Apply RayService" not in does(planned)
+    assert "rollout" not in does(planned)
+
+
+OTHERS = "applications: [{name: other, import_path: a:b, route_prefix: /other}]"
+
+
+def test_adoption_writes_serve_config_and_nothing_else_of_the_ray_service():
+    planned = plan(adopting(OTHERS))
+    written = [action for action in planned.actions if action.kind == "RayService"]
+    assert [said(action) for action in written] == ["rollout"]
+    assert written[0].name == "shared"
+    assert list(written[0].manifest["spec"]) == ["serveConfigV2"]
+    applications = yaml.safe_load(written[0].manifest["spec"]["serveConfigV2"])["applications"]
+    assert [application["name"] for application in applications] == ["other", "cartpole"]
+
+
+def test_adoption_of_what_is_written_already_writes_nothing():
+    seen = adopting(OTHERS)
+    text = resources.serve_config(seen.owner, seen.spec, None, OTHERS)
+    assert "rollout" not in does(plan(adopting(text)))
+
+
+def test_an_adopted_ray_service_that_is_missing_is_asked_for_and_not_made():
+    planned = plan(replace(adopting(), ray_service=None))
+    assert [action for action in planned.actions if action.kind == "RayService"] == []
+    assert condition(planned, "Degraded") == ("True", "RayServiceMissing")
+
+
+def test_a_rival_is_kept_from_the_configuration_too():
+    planned = plan(replace(adopting(OTHERS), rivals=(Rival("first", "2025-01-01T00:00:00Z"),)))
+    assert "rollout" not in does(planned)
+
+
+def test_an_adopted_ray_service_with_no_hash_is_not_switched():
+    planned = plan(adopting(OTHERS))
+    assert "Apply RayService" not in does(planned)
+
+
+def test_a_ray_service_that_was_lost_comes_back_with_the_policy_that_served():
+    world = edited(training__seed=2)
+    planned = plan(replace(world.observe(), ray_service=None, replicas=None))
+    (switch,) = [action for action in planned.actions if said(action) == "rollout"]
+    assert resources.served_policy(world.owner, switch.manifest["spec"]["serveConfigV2"])["digest"] == digest(RUN)
+
+
+def test_an_old_job_that_has_published_is_recorded_before_it_goes():
+    seen = fresh()
+    result = {"digest": "sha256:ab", "uri": "file:///b"}
+    job = training_job(seen, run="before", phase="Succeeded", result=result)
+    planned = plan(replace(seen, jobs=(job,)))
+    assert [revision.run for revision in planned.status.revisions] == ["before"]
+    assert "Delete train" not in does(planned)
+    assert "Delete train" in does(plan(replace(seen, jobs=(job,), status=planned.status)))
+
+
+def test_the_current_runs_job_stays_for_its_log():
+    assert plan(ready().observe()).actions == ()
+
+
+def test_the_history_is_kept_to_a_length_and_never_without_what_serves():
+    seen = ready().observe()
+    first = seen.status.revisions[0]
+    more = tuple(replace(first, number=number, run=f"run-{number}", digest=f"sha256:{number}") for number in range(2, 40))
+    kept = plan(replace(seen, status=replace(seen.status, revisions=(first, *more)))).status.revisions
+    assert [revision.number for revision in kept] == [1, *range(20, 40)]
+
+
+def test_revisions_count_on_after_the_history_was_cut():
+    seen = ready().observe()
+    history = tuple(replace(seen.status.revisions[0], number=number, run=f"run-{number}") for number in (7, 9))
+    found = plan(replace(seen, status=replace(seen.status, revisions=history))).status.revisions
+    assert [revision.number for revision in found] == [7, 9, 10]
+
+
+def test_a_revision_records_what_it_was_made_from():
+    seen = fresh()
+    figures = {"id": seen.spec.evaluation(seen.spec.run), "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
+    result = {"digest": "sha256:ab", "uri": "file:///b", "envSteps": 99, "trainedAt": "2026-01-01T00:00:00Z", "evaluation": figures}
+    (revision,) = plan(replace(seen, jobs=(training_job(seen, phase="Succeeded", result=result, image="train:1"),))).status.revisions
+    assert (revision.number, revision.digest, revision.uri, revision.run) == (1, "sha256:ab", "file:///b", seen.spec.run)
+    assert (revision.trained_at, revision.image, revision.seed, revision.env_steps) == ("2026-01-01T00:00:00Z", "train:1", 0, 99)
+    assert (revision.verdict, revision.evaluation.mean, revision.evaluation.lower, revision.parent) == ("Pass", 500.0, 500.0, None)
+
+
+def test_a_later_revision_names_the_one_that_served_before_it():
+    world = edited(training__seed=2)
+    world.settle()
+    assert [revision.get("parent") for revision in world.status["revisions"]] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "wanted"),
+    [
+        (None, ("False", "NoPolicy")),
+        (Replicas(1, (ReplicaRow("a", None),)), ("False", "NoPolicy")),
+        (Replicas(1, (OLD,)), ("False", "UnknownPolicy")),
+        (Replicas(2, (OLD, GOOD)), ("True", "PolicyAnswers")),
+        (Replicas(1, (GOOD,)), ("True", "PolicyAnswers")),
+        (Unknown("timeout"), ("Unknown", "StatusUnknown")),
+    ],
+    ids=["nobody answers", "nobody has a policy", "not ours", "one of two", "all", "not found out"],
+)
+def test_available_means_that_a_policy_of_ours_answers(replicas, wanted):
+    assert condition(plan(replace(ready().observe(), replicas=replicas)), "Available") == wanted
+
+
+def test_while_replicas_differ_the_policy_that_was_serving_is_told():
+    world = edited(training__seed=2)
+    world.settle()
+    seen, new = world.observe(), spec_of(world.document).run
+    before = replace(seen.status, serving=replace(seen.status.serving, digest=digest(RUN), revision=1))
+    mixed = (ReplicaRow("a", digest(new)), ReplicaRow("b", digest(RUN)))
+    told = plan(replace(seen, status=before, replicas=Replicas(2, mixed))).status.serving
+    assert (told.revision, told.replicas_ready, told.replicas) == (1, 1, 2)
+
+
+def test_what_could_not_be_asked_leaves_what_was_last_seen_to_serve():
+    seen = ready().observe()
+    assert plan(replace(seen, replicas=Unknown("timeout"))).status.serving == seen.status.serving
+
+
+def test_a_candidate_is_told_while_it_is_rolled_out_only():
+    world = edited(training__seed=2)
+    seen_candidates = []
+    for _ in range(12):
+        world.now += timedelta(seconds=5)
+        for name in list(world.jobs):
+            world.finish(name)
+        world.collect()
+        world.kuberay()
+        world.reconcile()
+        seen_candidates.append(world.status.get("candidate", {}).get("revision"))
+        world.load()
+    assert 2 in seen_candidates
+    assert seen_candidates[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "seconds"),
+    [
+        (lambda: ready().observe(), reconcile.WATCHING_S),
+        (with_job, reconcile.WORKING_S),
+        (lambda: edited(serving__replicas=2).observe(), reconcile.ROLLING_OUT_S),
+        (lambda: edited(gate__minReturn=600).observe(), reconcile.WORKING_S),
+        (lambda: replace(ready().observe(), replicas=Unknown("x")), reconcile.ROLLING_OUT_S),
+    ],
+    ids=["at rest", "training", "rolling out", "a problem", "unknown"],
+)
+def test_the_next_look_is_as_soon_as_something_may_change(seen, seconds):
+    assert plan(seen()).requeue_after_s == seconds
+
+
+def test_on_one_machine_there_are_neither_claims_nor_ingresses():
+    settings = replace(SETTINGS, in_cluster=False, base_url="http://127.0.0.1:8000")
+    planned = plan(fresh(), settings)
+    assert does(planned) == ["Create train", "Apply RayService", "rollout"]
+    assert planned.status.url == "http://127.0.0.1:8000/cartpole-ppo"
+
+
+def test_progress_of_the_running_training_is_told():
+    progress = reconcile.statuses.Progress(3, 3072, 61.2, 12.5, 40.0)
+    planned = plan(with_job(progress=progress, attempt=2, start_time="2026-01-01T00:00:00Z"))
+    assert planned.status.training.progress == progress
+    assert planned.status.training.attempt == 2
+    assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
