@@ -1,51 +1,33 @@
-"""The HTTP face of a policy: a raw ASGI app. Routes, reads JSON, answers; it holds no policy.
+"""The HTTP face of a policy: a raw ASGI app. Routes, answers, counts; it holds no policy.
 
 No framework stands in the way of a request, and every answer carries Content-Length: in HAProxy mode a reload cuts one without it short.
-Errors are problem details (RFC 9457) that name the bad part by JSON pointer (RFC 6901) and never echo what was sent.
 """
 
-import asyncio
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
+from app.body import BodyReader, Receive, Scope, decoded
+from app.door import Send
+from app.meter import Meter
+from app.overload import Turnstile
 from app.policy import Policy
-from app.spaces import ObservationReader, ObservationRefused
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+from app.problem import Headers, Problem, unavailable
+from app.spaces import Discrete, ObservationReader, ObservationRefused
 
 BODY_BYTES = 1024 * 1024
-# A body that comes slowly holds one of the replica's places; a hundred of them would be an outage.
-BODY_S = 10.0
 OBSERVATIONS = 4096
-RETRY_AFTER_S = 5
+NO_POLICY_RETRY_S = 5
+OVERLOAD_RETRY_S = 1
 
-TITLES = {
-    400: "Body is not JSON",
-    404: "No such path",
-    405: "Method not allowed",
-    408: "Body too slow",
-    413: "Body too large",
-    422: "Observation refused",
-    503: "No policy yet",
-}
+JSON = (b"content-type", b"application/json")
+PROBLEM_JSON = (b"content-type", b"application/problem+json")
 
-
-@dataclass(frozen=True)
-class Problem(Exception):
-    """An answer that is not 200: status, the detail for the client, the pointer to the bad part, further headers."""
-
-    status: int
-    detail: str
-    pointer: str | None = None
-    headers: Headers = field(default_factory=list)
+log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -56,6 +38,7 @@ class Serving:
     revision: int | None
     reader: ObservationReader
     headers: Headers
+    is_discrete: bool
 
     @classmethod
     def of(cls, policy: Policy, revision: int | None) -> "Serving":
@@ -63,16 +46,32 @@ class Serving:
         headers = [(b"x-policy-digest", policy.digest.encode())]
         if revision is not None:
             headers.append((b"x-policy-revision", str(revision).encode()))
-        return cls(policy, revision, ObservationReader(policy.observation_space), headers)
+        return cls(policy, revision, ObservationReader(policy.observation_space), headers, isinstance(policy.action_space, Discrete))
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How requests are answered, whichever policy does; from `user_config`.
+
+    Attributes:
+        route: path that the policy answers at, such as `/cartpole-ppo`; empty where it is not told, and the door stays closed.
+        rejects_out_of_bounds: whether an observation outside the bounds of its space is refused, not only counted.
+        body_bytes: how large a body may be.
+        writes_access_log: a line of JSON for each request.
+    """
+
+    route: str = ""
+    rejects_out_of_bounds: bool = False
+    body_bytes: int = BODY_BYTES
+    writes_access_log: bool = False
 
 
 class Desk(Protocol):
     """What the app reads and counts in the replica that it runs in."""
 
     serving: Serving | None
-    rejects_out_of_bounds: bool
-    requests: int
-    out_of_bounds: int
+    manners: Manners
+    meter: Meter
 
 
 class PolicyApp:
@@ -86,6 +85,8 @@ class PolicyApp:
     def __init__(self, desk: Desk, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._desk = desk
         self._status = status
+        self._bodies = BodyReader(BODY_BYTES)
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -95,34 +96,45 @@ class PolicyApp:
             # Refused before it is accepted, which is 403 to the client.
             await receive()
             await send({"type": "websocket.close"})
-        elif scope["type"] == "http":
+        elif _path_below_route(scope) in ("", "/") and scope["method"] in ("POST", "GET"):
+            await self.act(scope, receive, send)
+        else:
             try:
-                status, body, headers = await self._answered(scope, receive)
+                status, body, headers = await self._described(scope)
             except Problem as problem:
-                status, body, headers = _problem_answer(problem, self._desk.serving)
-            headers.append((b"content-length", str(len(body)).encode()))
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+                status, body, headers = problem.status, problem.body(), [PROBLEM_JSON, *problem.headers]
+            await _send(send, status, body, headers, has_body=scope["method"] != "HEAD")
 
-    async def _answered(self, scope: Scope, receive: Receive) -> tuple[int, bytes, Headers]:
-        path = _path_below_route(scope)
-        if path in ("", "/"):
-            _check_method(scope, ("POST", "GET"))
-            return self._acted(await _body_in_time(scope, receive))
-        if path == "/v1/status":
-            _check_method(scope, ("GET", "HEAD"))
-            return 200, orjson.dumps(await self._status()), [(b"content-type", b"application/json")]
-        if path == "/healthz":
-            _check_method(scope, ("GET", "HEAD"))
-            return 200, b'{"status":"ok"}', [(b"content-type", b"application/json")]
-        raise Problem(404, "the policy answers at its route; beside it there are healthz and v1/status")
-
-    def _acted(self, body: bytes) -> tuple[int, bytes, Headers]:
-        desk = self._desk
-        desk.requests += 1
+    async def act(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request for actions, whatever its path: the door calls this past all routing."""
+        desk, began = self._desk, time.perf_counter()
         serving = desk.serving
-        if serving is None:
-            raise Problem(503, "no policy has been approved yet", headers=[(b"retry-after", str(RETRY_AFTER_S).encode())])
+        try:
+            if not self._turnstile.admits():
+                raise unavailable("more requests come than can be answered", OVERLOAD_RETRY_S)
+            self._bodies.limit_bytes = desk.manners.body_bytes
+            sent = await self._bodies.body(scope, receive)
+            began, serving = time.perf_counter(), desk.serving
+            if serving is None:
+                raise unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
+            status, body, headers = 200, self._acted(serving, sent), [JSON, *serving.headers]
+        except Problem as problem:
+            policy_headers = serving.headers if serving is not None else []
+            status, body, headers = problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
+        seconds = time.perf_counter() - began
+        desk.meter.requests[status] += 1
+        desk.meter.seconds.add(seconds)
+        await _send(send, status, body, headers)
+        if desk.manners.writes_access_log:
+            log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(body)})
+
+    def _acted(self, serving: Serving, body: bytes) -> bytes:
+        """The JSON that answers a body.
+
+        Raises:
+            Problem: naming the bad part.
+        """
+        desk = self._desk
         sent, is_batch = _sent_observations(decoded(body))
         pointer = "/observations" if is_batch else "/observation"
         try:
@@ -131,32 +143,36 @@ class PolicyApp:
             raise Problem(422, refused.detail, refused.pointer) from refused
         outside = serving.reader.out_of_bounds(observations)
         if outside:
-            desk.out_of_bounds += outside
-            if desk.rejects_out_of_bounds:
+            desk.meter.out_of_bounds += outside
+            if desk.manners.rejects_out_of_bounds:
                 raise Problem(422, "lies outside the bounds of the observation space", pointer)
-        actions = serving.policy.act(observations).tolist()
-        answer = {"actions": actions} if is_batch else {"action": actions[0]}
-        return 200, orjson.dumps(answer), [(b"content-type", b"application/json"), *serving.headers]
+        began = time.perf_counter()
+        try:
+            actions = serving.policy.act(observations)
+        except Exception as error:
+            # Its text may hold the observation, so the log has it, and the client does not.
+            log.exception("the policy %s failed", serving.policy.digest)
+            raise Problem(500, "the policy could not act on this observation") from error
+        desk.meter.acted(actions, serving.is_discrete, time.perf_counter() - began)
+        listed = actions.tolist()
+        return orjson.dumps({"actions": listed} if is_batch else {"action": listed[0]})
 
+    async def _described(self, scope: Scope) -> tuple[int, bytes, Headers]:
+        """What the app says of itself.
 
-def decoded(body: bytes) -> Any:
-    """The JSON value of a body, whatever its Content-Type says.
-
-    NaN, Infinity, 1e400 and lone surrogates are no JSON for orjson; they are let through here, so that what reads the
-    observation can refuse them by the place where they stand.
-
-    Raises:
-        Problem: 400.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        found = "is not JSON" if body else "is empty"
-        raise Problem(400, f'the body {found}; send an object such as {{"observation": [...]}}') from error
+        Raises:
+            Problem: 404, 405.
+        """
+        path = _path_below_route(scope)
+        if path in ("", "/"):
+            raise _not_allowed("POST", "GET")
+        if path not in ("/v1/status", "/healthz"):
+            raise Problem(404, "the policy answers at its route; beside it there are healthz and v1/status")
+        if scope["method"] not in ("GET", "HEAD"):
+            raise _not_allowed("GET", "HEAD")
+        if path == "/healthz":
+            return 200, b'{"status":"ok"}', [JSON]
+        return 200, orjson.dumps(await self._status()), [JSON]
 
 
 def _sent_observations(content: Any) -> tuple[list[Any], bool]:
@@ -178,51 +194,15 @@ def _path_below_route(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
-def _check_method(scope: Scope, allowed: tuple[str, ...]) -> None:
-    if scope["method"] not in allowed:
-        listed = ", ".join(allowed)
-        raise Problem(405, f"allowed are {listed}", headers=[(b"allow", listed.encode())])
+def _not_allowed(*allowed: str) -> Problem:
+    listed = ", ".join(allowed)
+    return Problem(405, f"allowed are {listed}", headers=[(b"allow", listed.encode())])
 
 
-async def _body_in_time(scope: Scope, receive: Receive) -> bytes:
-    """The request's body.
-
-    Raises:
-        Problem: 408, the connection is then given up; 413.
-    """
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await _body(scope, receive)
-    except TimeoutError as error:
-        raise Problem(408, f"the body has to arrive within {BODY_S:g} s", headers=[(b"connection", b"close")]) from error
-
-
-async def _body(scope: Scope, receive: Receive) -> bytes:
-    """The request's body.
-
-    Raises:
-        Problem: 413, before more than the limit is read.
-    """
-    too_large = Problem(413, f"a body may have {BODY_BYTES} bytes; send the observations in several requests")
-    for name, value in scope["headers"]:
-        if name == b"content-length" and (not value.isdigit() or len(value) > 15 or int(value) > BODY_BYTES):
-            raise too_large
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body") and len(body) <= BODY_BYTES:
-        message = await receive()
-        body += message.get("body", b"")
-    if len(body) > BODY_BYTES:
-        raise too_large
-    return body
-
-
-def _problem_answer(problem: Problem, serving: Serving | None) -> tuple[int, bytes, Headers]:
-    content: dict[str, Any] = {"type": "about:blank", "title": TITLES[problem.status], "status": problem.status, "detail": problem.detail}
-    if problem.pointer is not None:
-        content["pointer"] = problem.pointer
-    policy_headers = serving.headers if serving is not None else []
-    return problem.status, orjson.dumps(content), [(b"content-type", b"application/problem+json"), *policy_headers, *problem.headers]
+async def _send(send: Send, status: int, body: bytes, headers: Headers, *, has_body: bool = True) -> None:
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body if has_body else b""})
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

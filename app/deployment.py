@@ -1,6 +1,7 @@
 """The Ray Serve deployment: puts the ASGI app and the policy holder into replicas. The only server module that imports Ray.
 
-`user_config` is `{outOfBounds: Answer|Reject, serving: {uri, digest, revision}}`; see `app.replica` for what a change does.
+`user_config` is `{route, outOfBounds: Answer|Reject, maxBodyBytes, accessLog, serving: {uri, digest, revision}}`; see `app.replica` for
+what a change does.
 """
 
 import asyncio
@@ -8,14 +9,19 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import metrics
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from app.asgi import PolicyApp
+from app.door import doorway
+from app.meter import Publisher
 from app.replica import PolicyHolder
 
 DEPLOYMENT = "ServePPOModel"
 STATUS_TIMEOUT_S = 3.0
+# Prometheus asks every 15 s or so, and Ray's agent gathers every 10 s.
+PUBLISH_S = 5.0
 
 
 class NoPolicyForNewReplica(RuntimeError):
@@ -29,12 +35,15 @@ class ServePPOModel:
     def __init__(self) -> None:
         self._holder = PolicyHolder()
         self._context = serve.get_replica_context()
+        self._app = PolicyApp(self._holder, self.status)
         self._is_new = True
         self._handle: DeploymentHandle[Any] | None = None
+        self._publishing = asyncio.get_running_loop().create_task(self._publish(Publisher(metrics.Gauge)))
+        doorway.answer = self._app.act
 
     def __serve_build_asgi_app__(self) -> PolicyApp:
         """Ray Serve asks for the app once, after `__init__`."""
-        return PolicyApp(self._holder, self.status)
+        return self._app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes note of a `user_config`.
@@ -52,6 +61,7 @@ class ServePPOModel:
                 share of the requests.
         """
         self._holder.want(user_config)
+        doorway.path = self._holder.manners.route
         if not self._is_new:
             return
         self._is_new = False
@@ -67,6 +77,10 @@ class ServePPOModel:
         if held or held is None:
             self._holder.close()
             raise NoPolicyForNewReplica(f"{refusal.reason}: {refusal.message}")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler is told of this replica; see `app.autoscaling`."""
+        return {"requests_per_second": self._holder.meter.requests_per_second()}
 
     async def held(self) -> dict[str, Any] | None:
         """What this replica answers by, for a new one that cannot load what it is told to."""
@@ -89,6 +103,12 @@ class ServePPOModel:
             "runningReplicas": running,
             "replicas": [gathered[name] for name in sorted(gathered)],
         }
+
+    async def _publish(self, publisher: Publisher) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_S)
+            serving = self._holder.serving
+            publisher.publish(self._holder.meter, None if serving is None else serving.policy.digest)
 
     async def _from_all(self, method: str) -> list[dict[str, Any]] | None:
         """What a method gives on every running replica that gives something; None when one does not answer within `STATUS_TIMEOUT_S`."""

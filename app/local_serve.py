@@ -23,12 +23,14 @@ import yaml
 from app.errors import InputError, RunError
 from app.report import Report, claimed_stdout
 
-# As the RayService sets them: HAProxy in front of the replicas, nothing in the request's path that is not needed.
+# As the RayService sets them: HAProxy in front of the replicas, the door in them, nothing in the request's path that is not needed.
 FAST_PATH = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.door:middlewares",
     "RAY_worker_niceness": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",

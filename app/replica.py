@@ -6,9 +6,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.asgi import Serving
+from app.asgi import BODY_BYTES, Manners, Serving
 from app.bundle import BundleRefused
 from app.errors import InputError
+from app.meter import Meter
 from app.policy import Policy, loaded_policy
 from app.storage import local_path
 
@@ -43,6 +44,17 @@ def parsed_wanted(serving: Any) -> Wanted | None:
     return None
 
 
+def parsed_manners(user_config: dict[str, Any]) -> Manners:
+    """How the replica is to answer; what is missing, or makes no sense, is as if it were not said."""
+    route, body_bytes = user_config.get("route"), user_config.get("maxBodyBytes")
+    return Manners(
+        route=route if isinstance(route, str) else "",
+        rejects_out_of_bounds=user_config.get("outOfBounds") == "Reject",
+        body_bytes=body_bytes if isinstance(body_bytes, int) and body_bytes > 0 else BODY_BYTES,
+        writes_access_log=user_config.get("accessLog") is True,
+    )
+
+
 class PolicyHolder:
     """Holds the policy that answers, and brings in the one that is wanted beside the traffic.
 
@@ -53,9 +65,8 @@ class PolicyHolder:
     def __init__(self) -> None:
         self.serving: Serving | None = None
         self.refusal: Refusal | None = None
-        self.requests = 0
-        self.out_of_bounds = 0
-        self.rejects_out_of_bounds = False
+        self.manners = Manners()
+        self.meter = Meter()
         self._held: Wanted | None = None
         self._wanted: Wanted | None = None
         self._tried: Wanted | None = None
@@ -64,7 +75,7 @@ class PolicyHolder:
 
     def want(self, user_config: dict[str, Any]) -> None:
         """Takes note of a new `user_config` and returns at once. Without `serving` what is held stays."""
-        self.rejects_out_of_bounds = user_config.get("outOfBounds") == "Reject"
+        self.manners = parsed_manners(user_config)
         wanted = parsed_wanted(user_config.get("serving"))
         if wanted is None or wanted == self._wanted:
             return
@@ -90,8 +101,8 @@ class PolicyHolder:
             "serving": None if serving is None else {"digest": serving.policy.digest, "revision": serving.revision},
             "error": None if refusal is None else {"digest": refusal.digest, "reason": refusal.reason, "message": refusal.message},
             "uptimeSeconds": round(time.monotonic() - self._began, 1),
-            "requests": self.requests,
-            "outOfBounds": self.out_of_bounds,
+            "requests": self.meter.answered,
+            "outOfBounds": self.meter.out_of_bounds,
         }
 
     def held(self) -> dict[str, Any] | None:
@@ -125,6 +136,7 @@ class PolicyHolder:
             try:
                 policy = await self._loaded(wanted)
             except (BundleRefused, InputError) as refused:
+                self.meter.load_failures += 1
                 self.refusal = Refusal(wanted.digest, refused.reason, refused.message)
                 self._tried = wanted
                 await asyncio.sleep(pause_s)

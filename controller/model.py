@@ -54,15 +54,34 @@ class IngressSpec:
 
 
 @dataclass(frozen=True)
+class Autoscaling:
+    """How many replicas there may be, and the requests per second that each is to answer."""
+
+    least: int
+    most: int
+    target_requests_per_second: float
+
+
+@dataclass(frozen=True)
 class ServingSpec:
     route: str
     image: str | None
+    http_proxy: Literal["HAProxy", "Serve"]
     replicas: int
+    autoscaling: Autoscaling | None
     out_of_bounds: Literal["Answer", "Reject"]
+    max_body_bytes: int
+    access_log: bool
     ray_service: str | None
     resources: Json
     template: Json
     ingress: IngressSpec | None
+
+    @property
+    def replica_range(self) -> range:
+        """The numbers of replicas that are as asked for."""
+        scale = self.autoscaling
+        return range(scale.least, scale.most + 1) if scale else range(self.replicas, self.replicas + 1)
 
 
 @dataclass(frozen=True)
@@ -394,7 +413,7 @@ def spec_of(document: Json) -> Spec:
     """
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
-    pvc, ingress = storage["pvc"], serving.get("ingress")
+    pvc, ingress, autoscaling = storage["pvc"], serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
         image_pull_secrets=tuple(secret["name"] for secret in spec["imagePullSecrets"]),
@@ -422,8 +441,14 @@ def spec_of(document: Json) -> Spec:
         serving=ServingSpec(
             route=serving["route"],
             image=serving.get("image"),
-            replicas=serving["replicas"],
+            http_proxy=serving.get("httpProxy", "HAProxy"),
+            replicas=serving.get("replicas", 1),
+            autoscaling=Autoscaling(autoscaling["min"], autoscaling["max"], autoscaling["targetRequestsPerSecond"])
+            if autoscaling
+            else None,
             out_of_bounds=serving["outOfBounds"],
+            max_body_bytes=serving["maxBodyBytes"],
+            access_log=serving["accessLog"],
             ray_service=serving.get("rayService"),
             resources=serving.get("resources", {}),
             template=serving.get("template", {}),

@@ -296,7 +296,7 @@ def serving(observed: Observed, images: Images, target: Json | None) -> Step:
 
 def replicas(observed: Observed, target: Json | None) -> Step:
     """Whether every replica says that it serves the target."""
-    seen, wanted = observed.replicas, observed.spec.serving.replicas
+    seen, wanted = observed.replicas, observed.spec.serving.replica_range
     problem = observed.ray_service.problem if observed.ray_service else None
     if target is None:
         return _unready("NoPolicyYet", problem.message if problem else "the RayService waits for a first policy", problem=problem)
@@ -314,7 +314,7 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         meanwhile = "it goes on serving what it has" if refused.digest else "it has no policy to answer with"
         message = f"the replica {refused.replica} refuses {_short(target['digest'])}: {refused.error}; {meanwhile}"
         return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
-    if ready == len(seen.rows) == seen.running == wanted:
+    if ready == len(seen.rows) == seen.running and ready in wanted:
         return Step(
             Condition(
                 statuses.READY,
@@ -325,7 +325,7 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         )
     return _unready(
         "RollingOut",
-        f"revision {target['revision']} ({_short(target['digest'])}) answers on {ready} of {_replicas(wanted)}",
+        f"revision {target['revision']} ({_short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
         under_way="RollingOut",
     )
 

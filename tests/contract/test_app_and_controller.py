@@ -314,16 +314,25 @@ def test_both_sides_name_the_deployment_alike_and_the_import_path_exists():
     assert f'DEPLOYMENT = "{names.DEPLOYMENT}"\n' in (Path(asgi.__file__).parent / "deployment.py").read_text()
 
 
-@pytest.mark.parametrize("out_of_bounds", ["Answer", "Reject"])
-def test_a_user_config_of_the_controller_is_read_by_the_replica(out_of_bounds):
+MANNERS = {
+    "defaults": ({}, asgi.Manners("/cartpole-ppo", rejects_out_of_bounds=False, body_bytes=1024 * 1024, writes_access_log=False)),
+    "all": (
+        {"serving__route": "/a/b", "serving__outOfBounds": "Reject", "serving__maxBodyBytes": 4096, "serving__accessLog": True},
+        asgi.Manners("/a/b", rejects_out_of_bounds=True, body_bytes=4096, writes_access_log=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "manners"), MANNERS.values(), ids=MANNERS)
+def test_a_user_config_of_the_controller_is_read_by_the_replica(changes, manners):
     policy = {"uri": "file:///storage/b", "digest": DIGEST, "revision": 7}
-    text = resources.serve_config(OWNER, spec(serving__outOfBounds=out_of_bounds), policy)
+    text = resources.serve_config(OWNER, spec(**changes), policy)
     user_config = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"]
     assert replica.parsed_wanted(user_config["serving"]) == replica.Wanted("file:///storage/b", DIGEST, 7)
     assert resources.served_policy(OWNER, text) == policy
     holder = replica.PolicyHolder()
     holder.want({key: value for key, value in user_config.items() if key != "serving"})
-    assert holder.rejects_out_of_bounds is (out_of_bounds == "Reject")
+    assert holder.manners == manners
 
 
 def test_a_user_config_without_a_policy_wants_none():
@@ -348,7 +357,7 @@ def test_a_replica_that_serves_reads_so():
         digest = DIGEST
 
     holder = replica.PolicyHolder()
-    holder.serving = asgi.Serving(Policy(), 7, None, [])
+    holder.serving = asgi.Serving(Policy(), 7, None, [], True)
     assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST),))
 
 

@@ -66,6 +66,8 @@ def spec(serving: dict[str, Any] | None = None, **changes: Any) -> Spec:
     """The spec of the example, as a PolicyModel that makes its own children would have it."""
     document = yaml.safe_load((ROOT / "k8s" / "examples" / "policymodel.yaml").read_text())
     document["spec"]["serving"] |= serving or {}
+    if serving and "autoscaling" in serving:
+        del document["spec"]["serving"]["replicas"]
     document["spec"] |= changes
     return spec_of(schema.defaulted(document))
 
@@ -147,8 +149,13 @@ def test_no_role_names_everything_or_touches_secrets() -> None:
 
 @pytest.mark.parametrize(
     "serving",
-    [{}, {"resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}}, {"template": TEMPLATE}],
-    ids=["defaults", "resources", "template"],
+    [
+        {},
+        {"resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}},
+        {"template": TEMPLATE},
+        {"httpProxy": "Serve"},
+    ],
+    ids=["defaults", "resources", "template", "proxy"],
 )
 @pytest.mark.parametrize("secrets", [[], [{"name": "registry"}]], ids=["no secrets", "secrets"])
 def test_the_ray_service_is_the_operators(serving: dict[str, Any], secrets: list[dict[str, str]]) -> None:
@@ -208,7 +215,15 @@ def test_an_entry_point_takes_the_place_of_the_default_environment() -> None:
 
 
 @pytest.mark.parametrize("bundle", [None, BUNDLE, {**BUNDLE, "revision": 12345678}], ids=["none", "bundle", "large number"])
-@pytest.mark.parametrize("serving", [{}, {"route": "/a/b", "replicas": 3, "outOfBounds": "Reject"}], ids=["defaults", "all"])
+@pytest.mark.parametrize(
+    "serving",
+    [
+        {},
+        {"route": "/a/b", "replicas": 3, "outOfBounds": "Reject", "maxBodyBytes": 100000000, "accessLog": True},
+        {"autoscaling": {"max": 4, "targetRequestsPerSecond": 2000}},
+    ],
+    ids=["defaults", "all", "autoscaling"],
+)
 def test_without_a_policy_model_the_chart_writes_the_operators_serve_config(bundle: Any, serving: dict[str, Any]) -> None:
     values = {"policyModel": {"enabled": False}, "serving": serving, **({"policy": bundle} if bundle else {})}
     objects = policy(values)

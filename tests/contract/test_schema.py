@@ -50,6 +50,11 @@ def adopting(*edits: tuple[str, Any]) -> str:
     return text(("spec.serving.rayService", "shared"), *edits)
 
 
+def scaling(*edits: tuple[str, Any]) -> str:
+    autoscaling = {"max": 3, "targetRequestsPerSecond": 10}
+    return text(("spec.serving.replicas", GONE), ("spec.serving.autoscaling", autoscaling), *edits)
+
+
 CONFIG = "spec.training.config"
 GOOD = {
     "the example": text(),
@@ -77,6 +82,11 @@ GOOD = {
     "an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine"})),
     "a kept claim": text(("spec.storage.deletionPolicy", "Retain")),
     "adoption": adopting(),
+    "no replicas named": text(("spec.serving.replicas", GONE)),
+    "autoscaling": scaling(),
+    "autoscaling from two on": scaling(("spec.serving.autoscaling.min", 2)),
+    "Serve's own proxy": text(("spec.serving.httpProxy", "Serve")),
+    "large bodies and a log of them": text(("spec.serving.maxBodyBytes", 2**28), ("spec.serving.accessLog", True)),
     "no Ingress": text(("spec.serving.ingress", GONE)),
     "a full Ingress": text(("spec.serving.ingress", {"host": "a", "className": "b", "tlsSecretName": "c", "annotations": {"d": "e"}})),
     "a deep route": text(("spec.serving.route", "/a/b.c/~d_e-f")),
@@ -132,6 +142,12 @@ BAD = {
     "too few episodes": text(("spec.gate.episodes", 9)),
     "too many replicas": text(("spec.serving.replicas", 51)),
     "no replicas": text(("spec.serving.replicas", 0)),
+    "replicas beside autoscaling": text(("spec.serving.autoscaling", {"max": 3, "targetRequestsPerSecond": 10})),
+    "more replicas at least than at most": scaling(("spec.serving.autoscaling.min", 4)),
+    "autoscaling without a target": scaling(("spec.serving.autoscaling", {"max": 3})),
+    "a target of 0": scaling(("spec.serving.autoscaling.targetRequestsPerSecond", 0)),
+    "another proxy": text(("spec.serving.httpProxy", "Envoy")),
+    "a body of no size": text(("spec.serving.maxBodyBytes", 0)),
     "lr of 0": text((f"{CONFIG}.lr", 0)),
     "gamma above 1": text((f"{CONFIG}.gamma", 1.01)),
     "no layers": text((f"{CONFIG}.fcnetHiddens", [])),
@@ -150,6 +166,7 @@ BAD = {
     "a size that is none": text(("spec.storage.pvc.size", "1Gb")),
     "a deletion policy that is none": text(("spec.storage.deletionPolicy", "Orphan")),
     "adoption with an image": adopting(("spec.serving.image", "a")),
+    "adoption with a proxy": adopting(("spec.serving.httpProxy", "Serve")),
     "adoption with resources": adopting(("spec.serving.resources", {"limits": {"cpu": 1}})),
     "adoption with a template": adopting(("spec.serving.template", {"labels": {"a": "b"}})),
     "an Ingress without a host": text(("spec.serving.ingress", {"className": "a"})),

@@ -48,9 +48,22 @@ applications:
   route_prefix: {{ .Values.serving.route | toYaml }}
   deployments:
   - name: ServePPOModel
+    {{- with .Values.serving.autoscaling }}
+    autoscaling_config:
+      min_replicas: {{ int64 (default 1 .min) }}
+      max_replicas: {{ int64 .max }}
+      policy:
+        policy_function: app.autoscaling:RequestsPerSecond
+        policy_kwargs:
+          target: {{ .targetRequestsPerSecond }}
+    {{- else }}
     num_replicas: {{ int64 .Values.serving.replicas }}
+    {{- end }}
     user_config:
+      route: {{ .Values.serving.route | toYaml }}
       outOfBounds: {{ .Values.serving.outOfBounds }}
+      maxBodyBytes: {{ int64 .Values.serving.maxBodyBytes }}
+      accessLog: {{ .Values.serving.accessLog }}
       {{- with .Values.policy }}
       {{- if .uri }}
       serving:

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from app import asgi
 from app.asgi import BODY_BYTES, PolicyApp
 from app.replica import PolicyHolder
 from app.storage import Storage
@@ -142,17 +141,6 @@ def spoken_to(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]) -> l
 
     asyncio.run(PolicyApp(PolicyHolder(), status)(scope, receive, send))
     return sent
-
-
-def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "BODY_S", 0.05)
-
-    async def never() -> Any:
-        await asyncio.sleep(60)
-
-    start, _ = spoken_to({"type": "http", "method": "POST", "path": "/", "headers": []}, never)
-    assert start["status"] == 408
-    assert (b"connection", b"close") in start["headers"]
 
 
 def test_a_websocket_is_refused_and_not_a_fault() -> None:

@@ -50,6 +50,13 @@ TABLE = {
         IngressSpec("a.example", "c", "t", {"k": "v"}),
     ),
     "adopted RayService": ({"serving__rayService": "shared"}, lambda spec: spec.serving.ray_service, "shared"),
+    "one replica": ({}, lambda spec: list(spec.serving.replica_range), [1]),
+    "three replicas": ({"serving__replicas": 3}, lambda spec: list(spec.serving.replica_range), [3]),
+    "autoscaling": (
+        {"serving__replicas": None, "serving__autoscaling": {"min": 2, "max": 4, "targetRequestsPerSecond": 10}},
+        lambda spec: list(spec.serving.replica_range),
+        [2, 3, 4],
+    ),
     "strict bounds": ({"serving__outOfBounds": "Reject"}, lambda spec: spec.serving.out_of_bounds, "Reject"),
     "threshold": ({"gate__minReturn": -1.5}, lambda spec: spec.gate.min_return, -1.5),
 }

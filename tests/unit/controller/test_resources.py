@@ -195,7 +195,11 @@ SAME_CLUSTER = {
     "the size of the claim": {"storage__pvc": {"size": "2Gi"}},
     "the route": {"serving__route": "/other"},
     "the Ingress": {"serving__ingress": {"host": "b.example"}},
+    "autoscaling": {"serving__replicas": None, "serving__autoscaling": {"max": 3, "targetRequestsPerSecond": 100}},
     "out of bounds": {"serving__outOfBounds": "Reject"},
+    "the size of a body": {"serving__maxBodyBytes": 4096},
+    "the access log": {"serving__accessLog": True},
+    "the default proxy": {"serving__httpProxy": "HAProxy"},
     "a training field": {"training__seed": 3, "training__image": "mine:1"},
     "the training template": {"training__template": {"nodeSelector": {"a": "b"}}},
     "the gate": {"gate__minReturn": 1},
@@ -205,6 +209,7 @@ SAME_CLUSTER = {
 }
 OTHER_CLUSTER = {
     "the serving image": {"serving__image": "mine:1"},
+    "the other proxy": {"serving__httpProxy": "Serve"},
     "resources": {"serving__resources": {"limits": {"memory": "4Gi"}}},
     "labels": {"serving__template": {"labels": {"a": "b"}}},
     "annotations": {"serving__template": {"annotations": {"a": "b"}}},

@@ -1,0 +1,237 @@
+"""The door in front of Serve, and how it keeps order when too many come."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.middleware import Middleware
+
+from app import body, overload
+from app.asgi import Manners, PolicyApp
+from app.autoscaling import RequestsPerSecond
+from app.body import BodyReader
+from app.door import Door, doorway, middlewares
+from app.meter import Meter, Publisher, samples
+from app.problem import Problem
+
+SCOPE = {"type": "http", "method": "POST", "path": "/cartpole-ppo", "headers": []}
+
+
+@pytest.fixture(autouse=True)
+def empty_doorway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorway, "path", "/cartpole-ppo")
+    monkeypatch.setattr(doorway, "answer", None)
+
+
+def who_answers(scope: dict[str, Any], *, is_staffed: bool = True) -> tuple[str, list[dict[str, Any]]]:
+    """Who answers a request at the door, and what is sent."""
+    asked: list[str] = []
+    sent: list[dict[str, Any]] = []
+
+    def answering(name: str) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            asked.append(name)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        return answer
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    doorway.answer = answering("policy") if is_staffed else None
+    asyncio.run(Door(answering("Serve"))(scope, receive, send))
+    (name,) = asked
+    return name, sent
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({}, "policy"),
+        ({"path": "/cartpole-ppo/"}, "Serve"),
+        ({"path": "/cartpole-ppo/v1/status"}, "Serve"),
+        ({"path": "/-/healthz"}, "Serve"),
+        ({"method": "GET"}, "Serve"),
+        ({"type": "websocket"}, "Serve"),
+    ],
+)
+def test_the_policys_post_is_answered_at_the_door_and_all_else_is_handed_on(change: dict[str, str], name: str) -> None:
+    assert who_answers({**SCOPE, **change})[0] == name
+
+
+def test_a_process_without_a_replica_hands_everything_on() -> None:
+    assert who_answers(dict(SCOPE), is_staffed=False)[0] == "Serve"
+
+
+def test_a_request_id_is_given_back_or_made() -> None:
+    def given(headers: list[tuple[bytes, bytes]]) -> bytes:
+        _, (start, _) = who_answers({**SCOPE, "headers": headers})
+        return dict(start["headers"])[b"x-request-id"]
+
+    assert given([(b"x-request-id", b"mine")]) == b"mine"
+    assert len(given([])) >= 16
+    assert given([(b"x-request-id", b"x" * 1000)]) != b"x" * 1000
+
+
+def test_serve_gets_a_middleware() -> None:
+    assert [type(each) for each in middlewares()] == [Middleware]
+
+
+class Desk:
+    """A replica without a policy: what it answers tells who was admitted."""
+
+    def __init__(self) -> None:
+        self.serving = None
+        self.manners = Manners()
+        self.meter = Meter()
+
+
+def test_whoever_waits_too_long_in_a_turn_of_the_loop_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(overload, "LONGEST_TURN_S", 5.0)
+    monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    desk, answers = Desk(), []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answers.append((message["status"], dict(message["headers"])[b"retry-after"]))
+
+    async def crowd() -> None:
+        app = PolicyApp(desk, lambda: asyncio.sleep(0, {}))
+        await asyncio.gather(*(app.act(dict(SCOPE), receive, send) for _ in range(8)))
+        await app.act(dict(SCOPE), receive, send)
+
+    asyncio.run(crowd())
+    # One second passes at each look at the clock: five are served in the first turn, and the next turn serves again.
+    assert answers == [(503, b"5")] * 5 + [(503, b"1")] * 3 + [(503, b"5")]
+
+
+def read(messages: list[Any], headers: list[tuple[bytes, bytes]], limit: int = 100) -> bytes:
+    """The body that comes in these messages; None waits for ever."""
+
+    async def reading() -> bytes:
+        waiting = iter(messages)
+
+        async def receive() -> Any:
+            message = next(waiting)
+            return message if message else await asyncio.sleep(60)
+
+        return await BodyReader(limit).body({"headers": headers}, receive)
+
+    return asyncio.run(reading())
+
+
+def part(content: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+def test_a_body_in_parts_is_put_together() -> None:
+    assert read([part(b"ab"), part(b"cd"), part(b"", more=False)], []) == b"abcd"
+
+
+@pytest.mark.parametrize(
+    ("messages", "headers", "status"),
+    [
+        ([part(b"x" * 60), part(b"x" * 60), part(b"x" * 60)], [], 413),
+        ([], [(b"content-length", b"101")], 413),
+        ([], [(b"content-length", b"9" * 30)], 413),
+        ([], [(b"content-length", b"-1")], 413),
+        ([part(b"x"), None], [], 408),
+        ([None], [], 408),
+    ],
+)
+def test_a_body_too_large_or_too_slow_is_given_up(
+    messages: list[Any], headers: list[tuple[bytes, bytes]], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "BODY_S", 0.05)
+    monkeypatch.setattr(body, "SWEEP_S", 0.02)
+    with pytest.raises(Problem) as caught:
+        read(messages, headers)
+    assert caught.value.status == status
+    assert (b"connection", b"close") in caught.value.headers
+
+
+def test_a_request_that_is_cancelled_by_others_stays_cancelled() -> None:
+    async def cancelled() -> None:
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        task = asyncio.create_task(BodyReader(100).body({"headers": []}, receive))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "replicas"),
+    [
+        ({"requests_per_second": {"a": 100.0, "b": 140.0}}, 3),
+        ({"requests_per_second": {"a": 100.0}}, 1),
+        ({"requests_per_second": {"a": 0.0, "b": 0.0}}, 1),
+        ({}, 2),
+        (None, 2),
+    ],
+)
+def test_there_are_as_many_replicas_as_the_requests_need(metrics: Any, replicas: int) -> None:
+    class Context:
+        aggregated_metrics = metrics
+        target_num_replicas = 2
+
+    assert RequestsPerSecond(100)(Context())[0] == replicas
+
+
+def figures(made: Callable[[Any], None]) -> dict[tuple[str, str], float]:
+    meter = Meter()
+    made(meter)
+    return {(name, json.dumps(labels)): value for name, labels, value in samples(meter, "sha256:1")}
+
+
+def test_the_meter_counts_as_prometheus_does() -> None:
+    def work(meter: Any) -> None:
+        meter.requests[200] += 2
+        meter.requests[422] += 1
+        for seconds in (0.00004, 0.002, 9.0):
+            meter.seconds.add(seconds)
+        meter.acted(np.array([1]), True, 0.00001)
+        meter.acted(np.array([0, 1, 1]), True, 0.00001)
+        meter.acted(np.zeros((2, 3)), False, 0.00001)
+
+    found = figures(work)
+    assert found["policymodel_requests_total", '{"code": "200"}'] == 2
+    assert found["policymodel_request_seconds_bucket", '{"le": "5e-05"}'] == 1
+    assert found["policymodel_request_seconds_bucket", '{"le": "0.0025"}'] == 2
+    assert found["policymodel_request_seconds_bucket", '{"le": "+Inf"}'] == found["policymodel_request_seconds_count", "{}"] == 3
+    assert found["policymodel_actions_total", '{"action": "1"}'] == 3
+    assert found["policymodel_batch_observations_sum", "{}"] == 6
+    assert found["policymodel_loaded", '{"digest": "sha256:1"}'] == 1
+
+
+def test_a_digest_that_no_longer_answers_is_published_as_0() -> None:
+    seen: dict[str, list[tuple[float, dict[str, str]]]] = {}
+
+    class Gauge:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            assert description
+            self._name = name
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            seen.setdefault(self._name, []).append((value, dict(tags)))
+
+    publisher, meter = Publisher(Gauge), Meter()
+    for digest in ("sha256:1", "sha256:1", "sha256:2"):
+        publisher.publish(meter, digest)
+    assert seen["policymodel_loaded"][-2:] == [(1, {"digest": "sha256:2"}), (0, {"digest": "sha256:1"})]
