@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import orjson
 
 from app.policy import Policy
-from app.spaces import ObservationReader, ObservationRefused
+from app.spaces import ObservationReader, ObservationRefused, actions_as_json
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -134,7 +134,7 @@ class PolicyApp:
             desk.out_of_bounds += outside
             if desk.rejects_out_of_bounds:
                 raise Problem(422, "lies outside the bounds of the observation space", pointer)
-        actions = serving.policy.act(observations).tolist()
+        actions = actions_as_json(serving.policy.action_space, serving.policy.act(observations))
         answer = {"actions": actions} if is_batch else {"action": actions[0]}
         return 200, orjson.dumps(answer), [(b"content-type", b"application/json"), *serving.headers]
 
