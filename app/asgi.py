@@ -1,4 +1,4 @@
-"""The HTTP face of a policy: a raw ASGI app. Routes, answers, counts; it holds no policy.
+"""The HTTP face of a policy: a raw ASGI app. Routes, reads, sends, counts; it holds no policy.
 
 No framework stands in the way of a request, and every answer carries Content-Length: in HAProxy mode a reload cuts one without it short.
 """
@@ -11,42 +11,25 @@ from typing import Any, Protocol
 
 import orjson
 
+from app import description, inference_protocol
+from app.acting import Serving
 from app.body import BodyReader, Receive, Scope, decoded
 from app.door import Send
 from app.meter import Meter
 from app.overload import Turnstile
-from app.policy import Policy
 from app.problem import Headers, Problem, unavailable
-from app.spaces import Discrete, ObservationReader, ObservationRefused
 
 BODY_BYTES = 1024 * 1024
-OBSERVATIONS = 4096
 NO_POLICY_RETRY_S = 5
 OVERLOAD_RETRY_S = 1
 
 JSON = (b"content-type", b"application/json")
 PROBLEM_JSON = (b"content-type", b"application/problem+json")
+HTML = (b"content-type", b"text/html; charset=utf-8")
+
+Answer = tuple[int, bytes, Headers]
 
 log = logging.getLogger("ray.serve")
-
-
-@dataclass(frozen=True)
-class Serving:
-    """A policy that answers, with what its answers need; made once for each policy."""
-
-    policy: Policy
-    revision: int | None
-    reader: ObservationReader
-    headers: Headers
-    is_discrete: bool
-
-    @classmethod
-    def of(cls, policy: Policy, revision: int | None) -> "Serving":
-        """The serving of a policy under a revision."""
-        headers = [(b"x-policy-digest", policy.digest.encode())]
-        if revision is not None:
-            headers.append((b"x-policy-revision", str(revision).encode()))
-        return cls(policy, revision, ObservationReader(policy.observation_space), headers, isinstance(policy.action_space, Discrete))
 
 
 @dataclass(frozen=True)
@@ -79,11 +62,13 @@ class PolicyApp:
 
     Args:
         desk: what it holds and counts.
+        name: of the application: the model's name in the Open Inference Protocol.
         status: gives the content of GET /v1/status.
     """
 
-    def __init__(self, desk: Desk, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(self, desk: Desk, name: str, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._desk = desk
+        self._name = name
         self._status = status
         self._bodies = BodyReader(BODY_BYTES)
         self._turnstile = Turnstile()
@@ -96,107 +81,113 @@ class PolicyApp:
             # Refused before it is accepted, which is 403 to the client.
             await receive()
             await send({"type": "websocket.close"})
-        elif _path_below_route(scope) in ("", "/") and scope["method"] in ("POST", "GET"):
-            await self.act(scope, receive, send)
         else:
-            try:
-                status, body, headers = await self._described(scope)
-            except Problem as problem:
-                status, body, headers = problem.status, problem.body(), [PROBLEM_JSON, *problem.headers]
-            await _send(send, status, body, headers, has_body=scope["method"] != "HEAD")
+            path = _path_below_route(scope)
+            if path in ("", "/") and scope["method"] in ("POST", "GET"):
+                await self.act(scope, receive, send)
+            elif inference_protocol.is_inference(path) and scope["method"] == "POST":
+                await self._answer(scope, receive, send, lambda serving, body: self._inferred(path, serving, body))
+            else:
+                await self._tell(path, scope, send)
 
     async def act(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request for actions, whatever its path: the door calls this past all routing."""
+        await self._answer(scope, receive, send, self._acted)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, answer: Callable[[Serving | None, bytes], Answer]) -> None:
+        """Reads a body, answers it, and counts that."""
         desk, began = self._desk, time.perf_counter()
-        serving = desk.serving
         try:
             if not self._turnstile.admits():
                 raise unavailable("more requests come than can be answered", OVERLOAD_RETRY_S)
             self._bodies.limit_bytes = desk.manners.body_bytes
-            sent = await self._bodies.body(scope, receive)
-            began, serving = time.perf_counter(), desk.serving
-            if serving is None:
-                raise unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
-            status, body, headers = 200, self._acted(serving, sent), [JSON, *serving.headers]
+            body = await self._bodies.body(scope, receive)
+            began = time.perf_counter()
+            status, content, headers = answer(desk.serving, body)
         except Problem as problem:
-            policy_headers = serving.headers if serving is not None else []
-            status, body, headers = problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
+            status, content, headers = _problem(problem, desk.serving)
         seconds = time.perf_counter() - began
         desk.meter.requests[status] += 1
         desk.meter.seconds.add(seconds)
-        await _send(send, status, body, headers)
+        await _send(send, status, content, headers)
         if desk.manners.writes_access_log:
-            log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(body)})
+            log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(content)})
 
-    def _acted(self, serving: Serving, body: bytes) -> bytes:
-        """The JSON that answers a body.
+    def _acted(self, serving: Serving | None, body: bytes) -> Answer:
+        if serving is None:
+            raise _no_policy()
+        answer = serving.answer(decoded(body), self._desk.meter, rejects_out_of_bounds=self._desk.manners.rejects_out_of_bounds)
+        return 200, answer, [JSON, *serving.headers]
+
+    def _inferred(self, path: str, serving: Serving | None, body: bytes) -> Answer:
+        """An answer of the Open Inference Protocol, whose errors have a form of their own."""
+        try:
+            if serving is None:
+                raise _no_policy()
+            model = inference_protocol.Model(self._name, serving)
+            model.check(path)
+            strict = self._desk.manners.rejects_out_of_bounds
+            return 200, model.inferred(decoded(body), self._desk.meter, rejects_out_of_bounds=strict), [JSON, *serving.headers]
+        except Problem as problem:
+            return inference_protocol.error(problem, serving)
+
+    async def _tell(self, path: str, scope: Scope, send: Send) -> None:
+        """Answers what asks for no action."""
+        serving = self._desk.serving
+        try:
+            status, body, headers = await self._told(path, scope, serving)
+        except Problem as problem:
+            status, body, headers = inference_protocol.error(problem, serving) if path.startswith("/v2") else _problem(problem, serving)
+        await _send(send, status, body, headers, has_body=scope["method"] != "HEAD")
+
+    async def _told(self, path: str, scope: Scope, serving: Serving | None) -> Answer:
+        """What the app says of itself and of its policy.
 
         Raises:
-            Problem: naming the bad part.
+            Problem: 404, 405; 503, there is no policy to tell of.
         """
-        desk = self._desk
-        sent, is_batch = _sent_observations(decoded(body))
-        pointer = "/observations" if is_batch else "/observation"
-        try:
-            observations = serving.reader.batch(sent, pointer, numbered=is_batch)
-        except ObservationRefused as refused:
-            raise Problem(422, refused.detail, refused.pointer) from refused
-        outside = serving.reader.out_of_bounds(observations)
-        if outside:
-            desk.meter.out_of_bounds += outside
-            if desk.manners.rejects_out_of_bounds:
-                raise Problem(422, "lies outside the bounds of the observation space", pointer)
-        began = time.perf_counter()
-        try:
-            actions = serving.policy.act(observations)
-        except Exception as error:
-            # Its text may hold the observation, so the log has it, and the client does not.
-            log.exception("the policy %s failed", serving.policy.digest)
-            raise Problem(500, "the policy could not act on this observation") from error
-        desk.meter.acted(actions, serving.is_discrete, time.perf_counter() - began)
-        listed = actions.tolist()
-        return orjson.dumps({"actions": listed} if is_batch else {"action": listed[0]})
-
-    async def _described(self, scope: Scope) -> tuple[int, bytes, Headers]:
-        """What the app says of itself.
-
-        Raises:
-            Problem: 404, 405.
-        """
-        path = _path_below_route(scope)
         if path in ("", "/"):
             raise _not_allowed("POST", "GET")
-        if path not in ("/v1/status", "/healthz"):
-            raise Problem(404, "the policy answers at its route; beside it there are healthz and v1/status")
+        if inference_protocol.is_inference(path):
+            raise _not_allowed("POST")
+        if path not in description.PATHS and not inference_protocol.is_path(path):
+            raise Problem(404, f"the policy answers at its route; beside it there are {', '.join(description.PATHS)} and /v2")
         if scope["method"] not in ("GET", "HEAD"):
             raise _not_allowed("GET", "HEAD")
         if path == "/healthz":
             return 200, b'{"status":"ok"}', [JSON]
-        return 200, orjson.dumps(await self._status()), [JSON]
+        if path == "/v1/status":
+            return 200, orjson.dumps(await self._status()), [JSON]
+        if inference_protocol.is_path(path):
+            model = None if serving is None else inference_protocol.Model(self._name, serving)
+            return 200, inference_protocol.told(path, model), [JSON]
+        if serving is None:
+            raise _no_policy()
+        manners = self._desk.manners
+        described = description.Description(self._name, manners.route, serving, is_strict=manners.rejects_out_of_bounds)
+        if path == "/docs":
+            return 200, described.page(), [HTML, *serving.headers]
+        content = described.spec() if path == "/v1/spec" else described.openapi()
+        return 200, orjson.dumps(content), [JSON, *serving.headers]
 
 
-def _sent_observations(content: Any) -> tuple[list[Any], bool]:
-    """The observations of a body, and whether they came as a batch."""
-    if not isinstance(content, dict):
-        raise Problem(422, "the body must be a JSON object", "")
-    match content:
-        case {"observation": sent} if len(content) == 1:
-            return [sent], False
-        case {"observations": list(sent)} if len(content) == 1 and 1 <= len(sent) <= OBSERVATIONS:
-            return sent, True
-        case {"observations": _} if len(content) == 1:
-            raise Problem(422, f"must be a list of 1 to {OBSERVATIONS} observations", "/observations")
-    raise Problem(422, "the body must hold either observation or observations, and nothing else", "")
+def _problem(problem: Problem, serving: Serving | None) -> Answer:
+    policy_headers = [] if serving is None else serving.headers
+    return problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
 
 
-def _path_below_route(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+def _no_policy() -> Problem:
+    return unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
 
 
 def _not_allowed(*allowed: str) -> Problem:
     listed = ", ".join(allowed)
     return Problem(405, f"allowed are {listed}", headers=[(b"allow", listed.encode())])
+
+
+def _path_below_route(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 async def _send(send: Send, status: int, body: bytes, headers: Headers, *, has_body: bool = True) -> None:

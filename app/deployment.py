@@ -35,7 +35,7 @@ class ServePPOModel:
     def __init__(self) -> None:
         self._holder = PolicyHolder()
         self._context = serve.get_replica_context()
-        self._app = PolicyApp(self._holder, self.status)
+        self._app = PolicyApp(self._holder, self._context.app_name, self.status)
         self._is_new = True
         self._handle: DeploymentHandle[Any] | None = None
         self._publishing = asyncio.get_running_loop().create_task(self._publish(Publisher(metrics.Gauge)))

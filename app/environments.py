@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from app.errors import InputError
-from app.spaces import Box, Discrete, Space
+from app.spaces import Box, Discrete
 
 FIELD = "spec.environment"
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -78,7 +78,7 @@ def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -
     return Environment("", _allowed_entry_point(environment["entryPoint"], allowed_prefixes), config)
 
 
-def checked_spaces(environment: Environment) -> tuple[Box, Space]:
+def checked_spaces(environment: Environment) -> tuple[Box, Box | Discrete]:
     """Makes the environment once and gives its observation and action space.
 
     Raises:
@@ -142,7 +142,7 @@ def _observation_box(space: gymnasium.Space[Any]) -> Box:
     return _box(space)
 
 
-def _action_space(space: gymnasium.Space[Any]) -> Space:
+def _action_space(space: gymnasium.Space[Any]) -> Box | Discrete:
     if isinstance(space, gymnasium.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):

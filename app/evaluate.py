@@ -4,7 +4,7 @@ Episode i starts with seed `seed + i` and is played greedily to its end, so each
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.environments import Environment, parsed_environment
 from app.errors import InputError, RunError
 from app.policy import Policy, loaded_policy
 from app.report import ArgumentParser, Report, parsed_json, reported_run
+from app.spaces import assembled, batched
 from app.storage import Storage, open_storage, read_json, safe_name, storage_faults, write_aside
 
 # Environments that are open at a time; more would only take memory.
@@ -71,7 +72,7 @@ def played_episodes(policy: Policy, environment: Environment, episodes: int, see
         seeds = range(seed + first, seed + min(first + MOST_TOGETHER, episodes))
         table = _Table(environment, seeds)
         while table.live:
-            table.step(policy.act)
+            table.step(policy)
         table.close()
         returns += table.returns
         lengths += table.lengths
@@ -86,16 +87,17 @@ class _Table:
 
     def __init__(self, environment: Environment, seeds: range) -> None:
         self._environments = [environment.made() for _ in seeds]
-        self._observations = np.stack([one.reset(seed=seed)[0] for one, seed in zip(self._environments, seeds, strict=True)])
+        self._observations = [one.reset(seed=seed)[0] for one, seed in zip(self._environments, seeds, strict=True)]
         self.returns = [0.0] * len(seeds)
         self.lengths = [0] * len(seeds)
         self.live = list(range(len(seeds)))
 
-    def step(self, act: Callable[[Any], Any]) -> None:
+    def step(self, policy: Policy) -> None:
         """Acts once in each episode that has not ended."""
-        actions = act(self._observations[self.live])
+        actions = policy.act(batched(policy.observation_space, [self._observations[index] for index in self.live]))
         still_live = []
-        for index, action in zip(self.live, actions, strict=True):
+        for index, *parts in zip(self.live, *actions, strict=True):
+            action = assembled(policy.action_space, parts)
             observation, reward, terminated, truncated, _ = self._environments[index].step(action)
             self._observations[index] = observation
             self.returns[index] += float(reward)

@@ -13,8 +13,8 @@ from ray.rllib.utils.spaces.space_utils import unsquash_action
 
 from app.bundle import Bundle
 from app.errors import RunError
-from app.policy import Policy, disagreements
-from app.spaces import Array, Box, Discrete, Space, described_space
+from app.policy import Decision, Policy, disagreements
+from app.spaces import Arrays, Box, Discrete, Space, as_json, described_space
 
 OPSET = 20
 
@@ -26,7 +26,7 @@ class GreedyPolicy(torch.nn.Module):
     unsquash_action in rllib/utils/spaces/space_utils.py (Ray 2.60).
     """
 
-    def __init__(self, module: TorchRLModule, action_space: Space) -> None:
+    def __init__(self, module: TorchRLModule, action_space: Box | Discrete) -> None:
         super().__init__()
         self.module = module
         self._action_space = action_space
@@ -52,7 +52,7 @@ class GreedyPolicy(torch.nn.Module):
         return torch.minimum(torch.maximum(unsquashed, self.low), self.high)
 
 
-def exported_model(module: TorchRLModule, observation_space: Box, action_space: Space) -> bytes:
+def exported_model(module: TorchRLModule, observation_space: Box, action_space: Box | Discrete) -> bytes:
     """The ONNX model: input `observation`, outputs `action` and `action_dist_inputs`, any batch."""
     greedy = GreedyPolicy(module, action_space).eval()
     example = torch.from_numpy(np.zeros((2, *observation_space.shape), observation_space.dtype))
@@ -89,40 +89,43 @@ def _without_traces(proto: onnx.ModelProto) -> bytes:
     return stripped
 
 
-def trainer_answers(module: TorchRLModule, action_space: Space, gym_action_space: Any, observations: Array) -> tuple[Array, Array]:
-    """What RLlib itself answers greedily: actions for the environment, and the inputs of the action distribution.
+def trainer_answers(module: TorchRLModule, action_space: Box | Discrete, gym_action_space: Any, observations: Arrays) -> Decision:
+    """What RLlib itself answers greedily.
 
     Args:
         module: the trained module.
         action_space: of the environment.
         gym_action_space: the same as the trainer knows it (`Discrete` from 0).
-        observations: shape (batch, *shape) as the environment gave them.
+        observations: as the environment gave them.
     """
-    flat = torch.from_numpy(observations.astype(np.float32).reshape(len(observations), -1))
+    flat = torch.from_numpy(observations[0].astype(np.float32).reshape(len(observations[0]), -1))
     with torch.no_grad():
         inputs = module.forward_inference({Columns.OBS: flat})[Columns.ACTION_DIST_INPUTS]
         distribution = module.get_inference_action_dist_cls().from_logits(inputs).to_deterministic()
         sampled = distribution.sample().numpy()
     if isinstance(action_space, Discrete):
-        return sampled + action_space.start, inputs.numpy()
+        return Decision((sampled + action_space.start,), inputs.numpy())
     unsquashed = [unsquash_action(action.reshape(action_space.shape), gym_action_space) for action in sampled]
-    return np.stack(unsquashed).astype(action_space.dtype), inputs.numpy()
+    return Decision((np.stack(unsquashed).astype(action_space.dtype),), inputs.numpy())
 
 
-def golden_record(observations: Array, actions: Array, inputs: Array) -> dict[str, Any]:
-    """The golden observations as the manifest keeps them."""
-    return {"observations": observations.tolist(), "actions": actions.tolist(), "actionDistInputs": inputs.tolist()}
+def golden_record(observation_space: Space, action_space: Box | Discrete, observations: Arrays, answers: Decision) -> dict[str, Any]:
+    """The golden observations as the manifest keeps them: as a client sends them, and the actions as it gets them."""
+    return {
+        "observations": as_json(observation_space, observations),
+        "actions": as_json(action_space, answers.actions),
+        "actionDistInputs": answers.action_dist_inputs.tolist(),
+    }
 
 
-def prove_parity(model: bytes, observation_space: Box, action_space: Space, observations: Array, answers: tuple[Array, Array]) -> None:
+def prove_parity(model: bytes, observation_space: Box, action_space: Box | Discrete, observations: Arrays, answers: Decision) -> None:
     """Compares the exported model in ONNX Runtime with what RLlib answered.
 
     Raises:
         RunError: an answer differs by more than the tolerance of `app.policy`.
     """
     spaces = {"observationSpace": described_space(observation_space), "actionSpace": described_space(action_space)}
-    actions, inputs = Policy(Bundle("", spaces, model)).decide(observations)
-    differing = disagreements(action_space, *answers, actions, inputs)
+    differing = disagreements(action_space, answers, Policy(Bundle("", spaces, model)).decide(observations))
     if differing:
-        share = f"{differing} of {len(observations)} observations"
+        share = f"{differing} of {len(observations[0])} observations"
         raise RunError("ExportMismatch", f"the exported policy answers {share} otherwise than RLlib; nothing was published")

@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.asgi import BODY_BYTES, Manners, Serving
+from app.acting import Serving
+from app.asgi import BODY_BYTES, Manners
 from app.bundle import BundleRefused
 from app.errors import InputError
 from app.meter import Meter
@@ -128,7 +129,7 @@ class PolicyHolder:
             self._task.cancel()
 
     def _hold(self, policy: Policy, named: Wanted) -> None:
-        self.serving = Serving.of(policy, named.revision)
+        self.serving = Serving(policy, named.revision)
         self._held = named
 
     async def _bring_in(self, wanted: Wanted) -> None:

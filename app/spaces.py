@@ -4,25 +4,33 @@
 | --- | --- | --- |
 | Box | `{"type": "Box", "shape": [4], "dtype": "float32", "low": [...], "high": [...]}` | nested lists of numbers, `shape` deep |
 | Discrete | `{"type": "Discrete", "n": 2, "start": 0}` | an integer from `start` to `start + n - 1` |
+| MultiDiscrete | `{"type": "MultiDiscrete", "nvec": [3, 2], "start": [0, 0]}` | nested lists of integers, each as in its own Discrete |
+| MultiBinary | `{"type": "MultiBinary", "shape": [3]}` | nested lists of 0 and 1, `shape` deep |
+| Tuple | `{"type": "Tuple", "spaces": [...]}` | a list with one item a space |
+| Dict | `{"type": "Dict", "spaces": {"key": ...}}` | an object with all the keys and no other |
 
-`low` and `high` are nested lists as the shape says, or one number for all; null stands for unbounded.
+`low` and `high` are nested lists as the shape says, or one number for all; null stands for unbounded. `nvec` and `start` are nested
+lists of one shape. Tuple and Dict hold any spaces, themselves too. What is sent for a Box of bool is 0 or 1.
+
+Arrays hold a batch: one for each leaf (a space that holds no others), in the order of `leaves`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Arrays = tuple[Array, ...]
 
 
-class ObservationRefused(Exception):
-    """What a client sent is no observation of the space.
+class PartRefused(Exception):
+    """A part of what a client sent is not what it has to be.
 
     Args:
-        pointer: JSON pointer (RFC 6901) to the bad part, relative to the observation.
+        pointer: JSON pointer (RFC 6901) to the bad part.
         detail: what is expected there; never what was sent.
     """
 
@@ -30,6 +38,10 @@ class ObservationRefused(Exception):
         super().__init__(detail)
         self.pointer = pointer
         self.detail = detail
+
+
+class ObservationRefused(PartRefused):
+    """What a client sent is no value of the space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,31 +71,116 @@ class Discrete:
     n: int
     start: int = 0
 
+    shape = ()
+    dtype = np.dtype(np.int64)
 
-Space = Box | Discrete
+
+@dataclass(frozen=True, eq=False)
+class MultiDiscrete:
+    """Arrays of integers, each element from its `start` to `start + nvec - 1` (both int64, of one shape)."""
+
+    nvec: Array
+    start: Array
+
+    dtype = np.dtype(np.int64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the arrays."""
+        return self.nvec.shape
 
 
-def parsed_space(described: dict[str, Any]) -> Space:
+@dataclass(frozen=True)
+class MultiBinary:
+    """Arrays of 0 and 1."""
+
+    shape: tuple[int, ...]
+
+    dtype = np.dtype(np.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuple:
+    """One value of each space."""
+
+    spaces: "tuple[Space, ...]"
+
+
+@dataclass(frozen=True, eq=False)
+class Dict:
+    """One value of each space under its key; the keys are sorted."""
+
+    spaces: "Mapping[str, Space]"
+
+
+LeafSpace = Box | Discrete | MultiDiscrete | MultiBinary
+Space = Union[LeafSpace, Tuple, Dict]  # noqa: UP007 - mypy reads `|` with an alias that names itself only so
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A space that holds no others, and where its value lies.
+
+    Attributes:
+        pointer: JSON pointer below the whole value, such as "/camera/0"; empty for the whole.
+        space: its shape and dtype are those of its array, without the batch.
+    """
+
+    pointer: str
+    space: LeafSpace
+
+
+def leaves(space: Space, pointer: str = "") -> tuple[Leaf, ...]:
+    """The leaves in the order of their arrays: a Tuple's one after another, a Dict's by sorted key, as Gymnasium has them."""
+    match space:
+        case Tuple(spaces):
+            return tuple(leaf for i, one in enumerate(spaces) for leaf in leaves(one, f"{pointer}/{i}"))
+        case Dict(spaces):
+            return tuple(leaf for key, one in spaces.items() for leaf in leaves(one, f"{pointer}/{_escaped(key)}"))
+    return (Leaf(pointer, space),)
+
+
+def parsed_space(described: Any) -> Space:
     """The space that a manifest describes.
 
     Raises:
         ValueError: it describes no space that is known here.
     """
     match described:
-        case {"type": "Discrete", "n": int(n), "start": int(start)}:
+        case {"type": "Discrete", "n": int(n), "start": int(start)} if n >= 1:
             return Discrete(n, start)
         case {"type": "Box", "shape": list(shape), "dtype": str(dtype), "low": low, "high": high}:
             sizes = tuple(int(size) for size in shape)
             return Box(sizes, np.dtype(dtype), _bound(low, sizes, -np.inf), _bound(high, sizes, np.inf))
-    raise ValueError("a space must be a Box or a Discrete with all their fields")
+        case {"type": "MultiDiscrete", "nvec": list(nvec), "start": list(start)}:
+            counts, starts = np.array(nvec, dtype=np.int64), np.array(start, dtype=np.int64)
+            if counts.shape == starts.shape and (counts >= 1).all():
+                return MultiDiscrete(counts, starts)
+        case {"type": "MultiBinary", "shape": list(shape)}:
+            return MultiBinary(tuple(int(size) for size in shape))
+        case {"type": "Tuple", "spaces": list(spaces)}:
+            return Tuple(tuple(parsed_space(one) for one in spaces))
+        case {"type": "Dict", "spaces": dict(spaces)}:
+            return Dict({key: parsed_space(spaces[key]) for key in sorted(spaces)})
+    raise ValueError("a space must be a Box, Discrete, MultiDiscrete, MultiBinary, Tuple or Dict with all their fields")
 
 
 def described_space(space: Space) -> dict[str, Any]:
     """The JSON of a space; `parsed_space` reads it."""
-    if isinstance(space, Discrete):
-        return {"type": "Discrete", "n": space.n, "start": space.start}
-    bounds = {"low": _described_bound(space.low), "high": _described_bound(space.high)}
-    return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    match space:
+        case Discrete(n, start):
+            return {"type": "Discrete", "n": n, "start": start}
+        case MultiDiscrete(nvec, start):
+            return {"type": "MultiDiscrete", "nvec": nvec.tolist(), "start": start.tolist()}
+        case MultiBinary(shape):
+            return {"type": "MultiBinary", "shape": list(shape)}
+        case Tuple(spaces):
+            return {"type": "Tuple", "spaces": [described_space(one) for one in spaces]}
+        case Dict(spaces):
+            return {"type": "Dict", "spaces": {key: described_space(one) for key, one in spaces.items()}}
+        case Box(shape, dtype, low, high):
+            bounds = {"low": _described_bound(low), "high": _described_bound(high)}
+            return {"type": "Box", "shape": list(shape), "dtype": str(dtype), **bounds}
 
 
 def _bound(described: Any, shape: tuple[int, ...], unbounded: float) -> Array:
@@ -99,16 +196,76 @@ def _described_bound(bound: Array) -> Any:
     return np.array(flat, dtype=object).reshape(bound.shape).tolist()
 
 
+def leaf_values(space: Space, value: Any) -> list[Any]:
+    """The values of the leaves of one value of a space, in the order of `leaves`."""
+    match space:
+        case Tuple(spaces):
+            return [part for one, item in zip(spaces, value, strict=True) for part in leaf_values(one, item)]
+        case Dict(spaces):
+            return [part for key, one in spaces.items() for part in leaf_values(one, value[key])]
+    return [value]
+
+
+def assembled(space: Space, values: Sequence[Any]) -> Any:
+    """One value of a space, put together from the values of its leaves: tuples for Tuple, dicts for Dict."""
+    return _assembled(space, iter(values), tuple)
+
+
+def _assembled(space: Space, values: Iterator[Any], sequence: type) -> Any:
+    match space:
+        case Tuple(spaces):
+            return sequence([_assembled(one, values, sequence) for one in spaces])
+        case Dict(spaces):
+            return {key: _assembled(one, values, sequence) for key, one in spaces.items()}
+    return next(values)
+
+
+def batched(space: Space, values: Sequence[Any]) -> Arrays:
+    """Values of a space, as an environment or a program has them, as one batch; nothing is checked."""
+    columns = zip(*(leaf_values(space, value) for value in values), strict=True)
+    return tuple(np.array(column, dtype=leaf.space.dtype) for leaf, column in zip(leaves(space), columns, strict=True))
+
+
+def as_json(space: Space, arrays: Arrays) -> list[Any]:
+    """The items of a batch as JSON values; `ObservationReader.batch` reads them.
+
+    Args:
+        space: of the items: observations or actions.
+        arrays: one for each leaf, each of shape (batch, *leaf.space.shape).
+
+    Returns:
+        One value for each item.
+    """
+    if not isinstance(space, Tuple | Dict):
+        items: list[Any] = _numbers(arrays[0]).tolist()
+        return items
+    columns = [_numbers(array).tolist() for array in arrays]
+    return [_assembled(space, iter(parts), list) for parts in zip(*columns, strict=True)]
+
+
+def actions_as_json(space: Space, actions: Arrays) -> list[Any]:
+    """The actions of a batch as the values of `{"action": ...}`, one for each item."""
+    return as_json(space, actions)
+
+
+def _numbers(array: Array) -> Array:
+    return array.astype(np.uint8) if array.dtype == np.bool_ else array
+
+
 class ObservationReader:
-    """Reads what clients send for one Box space, a batch at a time."""
+    """Reads what clients send for a space, a batch at a time."""
 
-    def __init__(self, space: Box) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = space
-        self._is_integer = np.issubdtype(space.dtype, np.integer)
-        self._range = np.iinfo(space.dtype) if self._is_integer else np.finfo(space.dtype)
+        self._leaves = leaves(space)
+        self._readers = tuple(_LeafReader(leaf.space) for leaf in self._leaves)
+        self._whole = self._readers[0] if not isinstance(space, Tuple | Dict) else None
+        self._limited = [
+            (i, leaf.space) for i, leaf in enumerate(self._leaves) if isinstance(leaf.space, Box) and not leaf.space.is_unlimited
+        ]
 
-    def batch(self, sent: Sequence[Any], pointer: str = "", numbered: bool = True) -> Array:
-        """The observations as one array.
+    def batch(self, sent: Sequence[Any], pointer: str = "", numbered: bool = True) -> Arrays:
+        """The observations, one array for each leaf.
 
         Args:
             sent: decoded JSON, one item an observation; any content.
@@ -116,55 +273,146 @@ class ObservationReader:
             numbered: whether items lie at `pointer/0`, `pointer/1`, ... (else the only item lies at `pointer`).
 
         Returns:
-            Array of shape (len(sent), *space.shape) and the dtype of the space.
+            For each leaf an array of shape (len(sent), *leaf.space.shape) and the dtype of the leaf.
 
         Raises:
             ObservationRefused: naming the first bad part by its pointer.
         """
-        if _is_numbers(sent, len(self._space.shape) + 1):
+        if self._whole is not None:
+            return (self._whole.batch(sent, pointer, numbered),)
+        items = [_checked_parts(self._space, item, f"{pointer}/{i}" if numbered else pointer) for i, item in enumerate(sent)]
+        columns = zip(*items, strict=True) if items else [()] * len(self._leaves)
+        return tuple(
+            reader.batch(column, pointer, numbered, leaf.pointer)
+            for reader, leaf, column in zip(self._readers, self._leaves, columns, strict=True)
+        )
+
+    def out_of_bounds(self, observations: Arrays) -> int:
+        """How many observations of the batch lie outside the bounds of a Box."""
+        outside: Any = None
+        for index, space in self._limited:
+            batch = observations[index]
+            beyond = (batch < space.low) | (batch > space.high)
+            if beyond.any():
+                rows = beyond.reshape(len(batch), -1).any(axis=1)
+                outside = rows if outside is None else outside | rows
+        return 0 if outside is None else int(outside.sum())
+
+
+def _checked_parts(space: Space, sent: Any, pointer: str) -> list[Any]:
+    """The parts of one item that are to be read as its leaves.
+
+    Raises:
+        ObservationRefused: a list or an object is not the one that the space has there.
+    """
+    match space:
+        case Tuple(spaces):
+            if not isinstance(sent, list) or len(sent) != len(spaces):
+                raise ObservationRefused(pointer, f"must be a list of {len(spaces)} items")
+            return [
+                part for i, (one, item) in enumerate(zip(spaces, sent, strict=True)) for part in _checked_parts(one, item, f"{pointer}/{i}")
+            ]
+        case Dict(spaces):
+            listed = ", ".join(spaces)
+            if not isinstance(sent, dict):
+                raise ObservationRefused(pointer, f"must be an object with the keys {listed}")
+            for key in spaces:
+                if key not in sent:
+                    raise ObservationRefused(f"{pointer}/{_escaped(key)}", "is missing")
+            if len(sent) != len(spaces):
+                raise ObservationRefused(pointer, f"must have no other keys than {listed}")
+            return [part for key, one in spaces.items() for part in _checked_parts(one, sent[key], f"{pointer}/{_escaped(key)}")]
+    return [sent]
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+class _LeafReader:
+    """Reads a batch of one leaf: numbers of one shape within limits that its array cannot leave."""
+
+    def __init__(self, space: LeafSpace) -> None:
+        self._shape = space.shape
+        self._dtype = space.dtype
+        self._is_integer = not np.issubdtype(space.dtype, np.floating)
+        self._least, self._most = _limits(space)
+        self._is_encoded = not isinstance(space, Box)
+
+    def batch(self, sent: Sequence[Any], pointer: str, numbered: bool, below: str = "") -> Array:
+        """The array of the leaf; `below` is the leaf's pointer below each item.
+
+        Raises:
+            ObservationRefused: naming the first bad part by its pointer.
+        """
+        if _is_numbers(sent, len(self._shape) + 1):
             try:
                 wide = np.array(sent, dtype=np.float64)
             except (ValueError, OverflowError):  # ragged, or an integer beyond any float
                 wide = None
-            if wide is not None and wide.shape[1:] == self._space.shape and self._is_representable(wide):
-                return wide.astype(self._space.dtype)
+            if wide is not None and wide.shape[1:] == self._shape and self._is_representable(wide, self._least, self._most):
+                return wide.astype(self._dtype)
         for index, item in enumerate(sent):
-            self._refuse_bad_part(item, self._space.shape, f"{pointer}/{index}" if numbered else pointer)
-        raise ObservationRefused(pointer, f"must have shape {list(self._space.shape)}")
+            place = f"{pointer}/{index}{below}" if numbered else f"{pointer}{below}"
+            self._refuse_bad_part(item, self._shape, self._least, self._most, place)
+        raise ObservationRefused(pointer, f"must have shape {list(self._shape)}")
 
-    def out_of_bounds(self, batch: Array) -> int:
-        """How many observations of the batch lie outside the bounds of the space."""
-        if self._space.is_unlimited:
-            return 0
-        outside = (batch < self._space.low) | (batch > self._space.high)
-        return int(outside.reshape(len(batch), -1).any(axis=1).sum()) if outside.any() else 0
-
-    def _is_representable(self, wide: Array) -> bool:
-        if not np.isfinite(wide).all():
+    def _is_representable(self, wide: Array, least: Array, most: Array) -> bool:
+        # A comparison with NaN is false, and the limits are finite.
+        if not ((wide >= least) & (wide <= most)).all():
             return False
-        if self._is_integer and (wide != np.floor(wide)).any():
-            return False
-        return bool((np.abs(wide) <= self._range.max).all() and (wide >= self._range.min).all())
+        return not (self._is_integer and (wide != np.floor(wide)).any())
 
-    def _refuse_bad_part(self, part: Any, shape: tuple[int, ...], pointer: str) -> None:
+    def _refuse_bad_part(self, part: Any, shape: tuple[int, ...], least: Array, most: Array, pointer: str) -> None:
         if shape:
             if not isinstance(part, list) or len(part) != shape[0]:
-                whole = f"the observation has shape {list(self._space.shape)}"
+                whole = f"the whole has shape {list(self._shape)}"
                 raise ObservationRefused(pointer, f"must be a list of {shape[0]} items ({whole})")
             for index, item in enumerate(part):
-                self._refuse_bad_part(item, shape[1:], f"{pointer}/{index}")
+                self._refuse_bad_part(item, shape[1:], least[index], most[index], f"{pointer}/{index}")
             return
         if type(part) not in (int, float):
             raise ObservationRefused(pointer, "must be a number")
-        if not self._is_number_representable(part):
-            kind = f"an integer of type {self._space.dtype}" if self._is_integer else f"a finite number of type {self._space.dtype}"
-            raise ObservationRefused(pointer, f"must be {kind}")
+        if not self._is_number_representable(part, least, most):
+            raise ObservationRefused(pointer, f"must be {self._expected(least, most)}")
 
-    def _is_number_representable(self, number: int | float) -> bool:
+    def _is_number_representable(self, number: int | float, least: Array, most: Array) -> bool:
         try:
-            return self._is_representable(np.array([float(number)]))
+            return self._is_representable(np.array(float(number)), least, most)
         except OverflowError:
             return False
+
+    def _expected(self, least: Array, most: Array) -> str:
+        if self._is_encoded:
+            return f"an integer from {int(least)} to {int(most)}"
+        return f"an integer of type {self._dtype}" if self._is_integer else f"a finite number of type {self._dtype}"
+
+
+def _limits(space: LeafSpace) -> tuple[Array, Array]:
+    """The least and the greatest float64 that a leaf's array can hold, each of the leaf's shape."""
+    least: Any
+    most: Any
+    match space:
+        case Discrete(n, start):
+            least, most = np.float64(start), np.float64(start + n - 1)
+        case MultiDiscrete(nvec, start):
+            least, most = start.astype(np.float64), (start + nvec - 1).astype(np.float64)
+        case MultiBinary():
+            least, most = np.float64(0), np.float64(1)
+        case Box(_, dtype):
+            least, most = dtype_limits(dtype)
+    return np.broadcast_to(least, space.shape), np.broadcast_to(most, space.shape)
+
+
+def dtype_limits(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The least and the greatest float64 that an array of this type can hold."""
+    if dtype == np.bool_:
+        return np.float64(0), np.float64(1)
+    if np.issubdtype(dtype, np.floating):
+        return np.float64(np.finfo(dtype).min), np.float64(np.finfo(dtype).max)
+    most = np.float64(np.iinfo(dtype).max)
+    # The largest integers of 64 bits are rounded up to one more than there is.
+    return np.float64(np.iinfo(dtype).min), most if int(most) <= np.iinfo(dtype).max else np.nextafter(most, 0)
 
 
 def _is_numbers(part: Any, depth: int) -> bool:

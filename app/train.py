@@ -22,9 +22,10 @@ from app.checkpoints import RunState, restored_state, write_checkpoint
 from app.environments import checked_spaces, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
+from app.policy import Decision
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.settings import parsed_settings
-from app.spaces import described_space
+from app.spaces import Array, Arrays, described_space
 from app.stop import Point, Stop, next_point, parsed_stop
 from app.storage import Storage, open_storage, read_json, storage_faults, write_aside
 from app.trainer import Trainer, TrainingTask
@@ -188,14 +189,23 @@ def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
 
     task = asked.task
     module = trainer.module()
-    observations = trainer.observations(PARITY_OBSERVATIONS)
+    observations = (trainer.observations(PARITY_OBSERVATIONS),)
     model = exported_model(module, task.observation_space, task.action_space)
-    actions, inputs = trainer_answers(module, task.action_space, trainer.trainer_action_space(), observations)
-    prove_parity(model, task.observation_space, task.action_space, observations, (actions, inputs))
-    golden = np.linspace(0, len(observations) - 1, min(GOLDEN_OBSERVATIONS, len(observations))).astype(int)
-    record = golden_record(observations[golden], actions[golden], inputs[golden])
+    answers = trainer_answers(module, task.action_space, trainer.trainer_action_space(), observations)
+    prove_parity(model, task.observation_space, task.action_space, observations, answers)
+    count = len(observations[0])
+    golden = np.linspace(0, count - 1, min(GOLDEN_OBSERVATIONS, count)).astype(int)
+    record = golden_record(task.observation_space, task.action_space, _rows(observations, golden), _rows_of(answers, golden))
     with storage_faults():
         return published_bundle(asked.storage, _facts(task, state, record), model)
+
+
+def _rows(arrays: Arrays, rows: Array) -> Arrays:
+    return tuple(array[rows] for array in arrays)
+
+
+def _rows_of(answers: Decision, rows: Array) -> Decision:
+    return Decision(_rows(answers.actions, rows), answers.action_dist_inputs[rows], _rows(answers.state, rows))
 
 
 def _facts(task: TrainingTask, state: RunState, golden: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from app.environments import Environment
 from app.settings import Settings
-from app.spaces import Array, Box, Discrete, Space
+from app.spaces import Array, Box, Discrete
 
 REGISTERED_NAME = "policymodel-environment"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -33,7 +33,7 @@ class TrainingTask:
 
     environment: Environment
     observation_space: Box
-    action_space: Space
+    action_space: Box | Discrete
     settings: Settings
     workers: int
     seed: int
@@ -120,7 +120,7 @@ class Trainer:
         shutil.rmtree(self._temp_dir, ignore_errors=True)
 
 
-def trained_action_space(space: Space) -> gymnasium.Space[Any]:
+def trained_action_space(space: Box | Discrete) -> gymnasium.Space[Any]:
     """The action space as RLlib is to see it: its action pipeline takes a Discrete space to begin at 0."""
     if isinstance(space, Discrete):
         return gymnasium.spaces.Discrete(space.n)
@@ -136,7 +136,7 @@ def made_for_rllib(context: dict[str, Any]) -> Any:
     """
     environment: Environment = context["environment"]
     observation: Box = context["observation_space"]
-    action: Space = context["action_space"]
+    action: Box | Discrete = context["action_space"]
     if "num_envs" in context:
         return _adapted_vector(environment.made_vector(context["num_envs"]), observation, action)
     return _adapted(environment.made(), observation, action)
@@ -150,7 +150,7 @@ def _flat_space(space: Box) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32), dtype=np.float32)
 
 
-def _adapted(one: Any, observation: Box, action: Space) -> Any:
+def _adapted(one: Any, observation: Box, action: Box | Discrete) -> Any:
     if not _is_plain(observation):
         one = gymnasium.wrappers.TransformObservation(one, lambda seen: np.asarray(seen, np.float32).ravel(), _flat_space(observation))
     if isinstance(action, Discrete) and action.start:
@@ -158,7 +158,7 @@ def _adapted(one: Any, observation: Box, action: Space) -> Any:
     return one
 
 
-def _adapted_vector(many: Any, observation: Box, action: Space) -> Any:
+def _adapted_vector(many: Any, observation: Box, action: Box | Discrete) -> Any:
     if not _is_plain(observation):
         flat = _flat_space(observation)
         many = gymnasium.wrappers.vector.TransformObservation(

@@ -7,6 +7,7 @@ import json
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -353,11 +354,8 @@ def test_a_replica_without_a_policy_reads_so():
 
 
 def test_a_replica_that_serves_reads_so():
-    class Policy:
-        digest = DIGEST
-
     holder = replica.PolicyHolder()
-    holder.serving = asgi.Serving(Policy(), 7, None, [], True)
+    holder.serving = SimpleNamespace(policy=SimpleNamespace(digest=DIGEST), revision=7)
     assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST),))
 
 

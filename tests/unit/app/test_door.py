@@ -108,7 +108,7 @@ def test_whoever_waits_too_long_in_a_turn_of_the_loop_is_told_to_come_again(monk
             answers.append((message["status"], dict(message["headers"])[b"retry-after"]))
 
     async def crowd() -> None:
-        app = PolicyApp(desk, lambda: asyncio.sleep(0, {}))
+        app = PolicyApp(desk, "cartpole", lambda: asyncio.sleep(0, {}))
         await asyncio.gather(*(app.act(dict(SCOPE), receive, send) for _ in range(8)))
         await app.act(dict(SCOPE), receive, send)
 

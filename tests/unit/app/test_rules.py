@@ -8,7 +8,6 @@ import pytest
 from app.checkpoints import RunState, restored_state, write_checkpoint
 from app.errors import InputError
 from app.settings import SETTINGS, Settings, parsed_settings
-from app.spaces import described_space, parsed_space
 from app.stop import Point, Stop, next_point, parsed_stop
 from app.storage import open_storage
 
@@ -143,22 +142,3 @@ def test_only_absolute_file_uris_are_storage(uri: str) -> None:
 def test_names_of_runs_cannot_leave_their_directory(name: str) -> None:
     with pytest.raises(InputError):
         open_storage("file:///storage/x").run(name)
-
-
-@pytest.mark.parametrize(
-    "described",
-    [
-        {"type": "Discrete", "n": 3, "start": -1},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": [None, -1.5], "high": None},
-        {"type": "Box", "shape": [2, 2], "dtype": "uint8", "low": 0.0, "high": 255.0},
-        {"type": "Box", "shape": [], "dtype": "float64", "low": -1.0, "high": 1.0},
-    ],
-)
-def test_a_space_is_described_as_it_was_read(described: dict[str, Any]) -> None:
-    assert described_space(parsed_space(described)) == described
-
-
-@pytest.mark.parametrize("described", [{}, {"type": "Dict"}, {"type": "Discrete", "n": "3", "start": 0}, {"type": "Box", "shape": [2]}])
-def test_an_unknown_space_is_refused(described: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="space"):
-        parsed_space(described)

@@ -24,7 +24,7 @@ def answered(holder: PolicyHolder, *requests: Callable[[httpx.AsyncClient], Awai
         return holder.row()
 
     async def all_answers() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(PolicyApp(holder, status), root_path="/route")
+        transport = httpx.ASGITransport(PolicyApp(holder, "cartpole", status), root_path="/route")
         async with httpx.AsyncClient(transport=transport, base_url="http://policy") as client:
             return [await request(client) for request in requests]
 
@@ -139,7 +139,7 @@ def spoken_to(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]) -> l
     async def status() -> dict[str, Any]:
         return {}
 
-    asyncio.run(PolicyApp(PolicyHolder(), status)(scope, receive, send))
+    asyncio.run(PolicyApp(PolicyHolder(), "cartpole", status)(scope, receive, send))
     return sent
 
 

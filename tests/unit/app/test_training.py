@@ -72,7 +72,7 @@ def test_awkward_spaces_are_trained_and_served_as_the_environment_has_them(stora
     assert done.code == 0, done.stderr
     digest = done.last["result"]["digest"]
     policy = loaded_policy(storage.bundles() / digest.removeprefix("sha256:"), digest)
-    actions = policy.act(np.random.default_rng(0).integers(0, 10, (50, 2, 3)).astype(np.int16))
+    (actions,) = policy.act((np.random.default_rng(0).integers(0, 10, (50, 2, 3)).astype(np.int16),))
     assert set(actions.tolist()) <= {3, 4}
 
 
@@ -81,7 +81,7 @@ def test_continuous_actions_stay_within_their_bounds(storage: Storage, trained: 
     assert done.code == 0, done.stderr
     digest = done.last["result"]["digest"]
     policy = loaded_policy(storage.bundles() / digest.removeprefix("sha256:"), digest)
-    actions = policy.act(np.random.default_rng(0).normal(0, 50, (200, 3)).astype(np.float32))
+    (actions,) = policy.act((np.random.default_rng(0).normal(0, 50, (200, 3)).astype(np.float32),))
     assert actions.shape == (200, 1)
     assert np.abs(actions).max() <= 2
 

@@ -1,0 +1,170 @@
+"""What a body asks a policy for, and the JSON that answers it. Reads and decides; it knows nothing of HTTP connections.
+
+| member | of one observation | of many |
+| --- | --- | --- |
+| what is observed | `observation` | `observations`, a list |
+| draw from the distribution instead of taking the likeliest action | `explore: true` | the same, for all |
+| makes that draw repeatable: an integer of 0 or more | `seed` | the same, for all |
+| actions that may not be chosen (0) | `action_mask` | `action_masks`, a list |
+| what a recurrent policy gave with its last action; none at the start of an episode | `state` | `states`, a list |
+
+The answer is `{"action": ...}` or `{"actions": [...]}`, with `state` or `states` where the policy is recurrent.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.distributions import MaskReader
+from app.meter import Meter
+from app.policy import Decision, Policy
+from app.problem import Headers, Problem
+from app.spaces import Array, Arrays, Discrete, ObservationReader, PartRefused, actions_as_json, as_json
+
+OBSERVATIONS = 4096
+LARGEST_SEED = 2**63 - 1
+# The members of a body by the one that decides which: for one observation and for many.
+MEMBERS = {
+    "observation": ("explore", "seed", "action_mask", "state"),
+    "observations": ("explore", "seed", "action_masks", "states"),
+}
+
+log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a policy is asked, for a batch.
+
+    Attributes:
+        observations: one array a leaf of the observation space.
+        masks: bools of shape (batch, inputs of the action distribution).
+        state: one array for each name of the policy's state; None at the start of an episode.
+    """
+
+    observations: Arrays
+    explore: bool = False
+    seed: int | None = None
+    masks: Array | None = None
+    state: Arrays | None = None
+
+
+class Serving:
+    """A policy that answers, with what its answers need; made once for each policy, and not changed.
+
+    Args:
+        policy: what acts.
+        revision: its number in the PolicyModel, where there is one.
+    """
+
+    def __init__(self, policy: Policy, revision: int | None) -> None:
+        self.policy = policy
+        self.revision = revision
+        self.reader = ObservationReader(policy.observation_space)
+        self.headers: Headers = [(b"x-policy-digest", policy.digest.encode())]
+        if revision is not None:
+            self.headers.append((b"x-policy-revision", str(revision).encode()))
+        self._masks = MaskReader(policy.action_space)
+        self._states = ObservationReader(policy.state_space)
+        self._is_discrete = isinstance(policy.action_space, Discrete)
+
+    def answer(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool) -> bytes:
+        """The JSON that answers a decoded body.
+
+        Raises:
+            Problem: 422, naming the bad part; 500, the policy itself failed.
+        """
+        sent, is_batch = _observed(content)
+        pointer = "/observations" if is_batch else "/observation"
+        try:
+            observations = self.reader.batch(sent, pointer, numbered=is_batch)
+            question = Question(observations) if len(content) == 1 else self._question(content, observations, is_batch)
+        except PartRefused as refused:
+            raise Problem(422, refused.detail, refused.pointer) from refused
+        decision = self.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer=pointer)
+        actions = actions_as_json(self.policy.action_space, decision.actions)
+        answer: dict[str, Any] = {"actions": actions} if is_batch else {"action": actions[0]}
+        if self.policy.is_recurrent:
+            states = as_json(self.policy.state_space, decision.state)
+            answer |= {"states": states} if is_batch else {"state": states[0]}
+        return orjson.dumps(answer)
+
+    def decided(self, question: Question, meter: Meter, *, rejects_out_of_bounds: bool, pointer: str) -> Decision:
+        """What the policy decides.
+
+        Args:
+            pointer: where the observations stand in the body.
+
+        Raises:
+            Problem: 422, out of bounds; 500, the policy itself failed.
+        """
+        outside = self.reader.out_of_bounds(question.observations)
+        if outside:
+            meter.out_of_bounds += outside
+            if rejects_out_of_bounds:
+                raise Problem(422, "lies outside the bounds of the observation space", pointer)
+        began = time.perf_counter()
+        try:
+            decision = self.policy.decide(question.observations, question.state, question.explore, question.seed, question.masks)
+        except Exception as error:
+            # Its text may hold the observation, so the log has it, and the client does not.
+            log.exception("the policy %s failed", self.policy.digest)
+            raise Problem(500, "the policy could not act on this observation", pointer) from error
+        meter.acted(decision.actions[0], self._is_discrete, time.perf_counter() - began)
+        return decision
+
+    def _question(self, content: dict[str, Any], observations: Arrays, is_batch: bool) -> Question:
+        """The question of a body with more than observations in it.
+
+        Raises:
+            Problem, PartRefused: naming the bad part.
+        """
+        allowed = MEMBERS["observations" if is_batch else "observation"]
+        explore, seed, masks, state = (content.get(name) for name in allowed)
+        for name in content:
+            if name not in (*allowed, "observations" if is_batch else "observation"):
+                raise Problem(422, f"beside the observations there may be {', '.join(allowed)}, and nothing else", "")
+        if explore not in (None, True, False):
+            raise Problem(422, "must be true or false", "/explore")
+        if seed is not None and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
+            raise Problem(422, f"must be an integer from 0 to {LARGEST_SEED}", "/seed")
+        count = len(observations[0])
+        return Question(
+            observations,
+            explore=bool(explore),
+            seed=seed,
+            masks=None if masks is None else self._masks.batch(_each(masks, count, allowed[2], is_batch), f"/{allowed[2]}", is_batch),
+            state=None if state is None else self._state(_each(state, count, allowed[3], is_batch), f"/{allowed[3]}", is_batch),
+        )
+
+    def _state(self, sent: list[Any], pointer: str, is_batch: bool) -> Arrays:
+        if not self.policy.is_recurrent:
+            raise Problem(422, "may stand only where the policy is recurrent", pointer)
+        start = as_json(self.policy.state_space, self.policy.initial_state(1))[0]
+        return self._states.batch([start if one is None else one for one in sent], pointer, numbered=is_batch)
+
+
+def _each(sent: Any, count: int, name: str, is_batch: bool) -> list[Any]:
+    """What was sent for each observation."""
+    if not is_batch:
+        return [sent]
+    if not isinstance(sent, list) or len(sent) != count:
+        raise Problem(422, f"must be a list of {count} items, one for each observation", f"/{name}")
+    return sent
+
+
+def _observed(content: Any) -> tuple[list[Any], bool]:
+    """The observations of a body, and whether they came as a batch."""
+    if not isinstance(content, dict):
+        raise Problem(422, "the body must be a JSON object", "")
+    if ("observation" in content) == ("observations" in content):
+        raise Problem(422, "the body must hold either observation or observations", "")
+    if "observation" in content:
+        return [content["observation"]], False
+    sent = content["observations"]
+    if not isinstance(sent, list) or not 1 <= len(sent) <= OBSERVATIONS:
+        raise Problem(422, f"must be a list of 1 to {OBSERVATIONS} observations", "/observations")
+    return sent, True
