@@ -127,7 +127,7 @@ class Serving:
         for name in content:
             if name not in (*allowed, "observations" if is_batch else "observation"):
                 raise Problem(422, f"beside the observations there may be {', '.join(allowed)}, and nothing else", "")
-        if explore not in (None, True, False):
+        if explore is not None and not isinstance(explore, bool):
             raise Problem(422, "must be true or false", "/explore")
         if seed is not None and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
             raise Problem(422, f"must be an integer from 0 to {LARGEST_SEED}", "/seed")

@@ -128,7 +128,7 @@ class Model:
         for index, sent in enumerate(content["inputs"]):
             pointer = f"/inputs/{index}"
             name = sent.get("name") if isinstance(sent, dict) else None
-            if name not in known or name in tensors:
+            if not isinstance(name, str) or name not in known or name in tensors:
                 raise Problem(422, f"must be one of {', '.join(known)}, each once", f"{pointer}/name")
             tensors[name] = _tensor(sent, known[name], pointer)
         missing = [name for name in self._observed if name not in tensors]
@@ -190,7 +190,7 @@ def _asked_outputs(sent: Any, known: list[str]) -> list[str]:
     if not isinstance(sent, list):
         raise Problem(422, "must be a list", "/outputs")
     for index, output in enumerate(sent):
-        if not isinstance(output, dict) or output.get("name") not in known:
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str) or output["name"] not in known:
             raise Problem(422, f"must be one of {', '.join(known)}", f"/outputs/{index}/name")
     return [output["name"] for output in sent] or known
 
