@@ -24,7 +24,7 @@ DOCKER_BUILD := docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IM
 # $(call build,TAG,FLAGS)
 build = $(if $(BUILD_IMAGE),$(BUILD_IMAGE) $(1) . $(2),$(DOCKER_BUILD) -t $(1) $(2) .)
 
-.PHONY: run test lint bench images cluster deploy demo e2e e2e-full clean help
+.PHONY: run test lint bench bench-serve images cluster deploy demo e2e e2e-full clean help
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,9 @@ lint: $(VENV)  ## Style, types, import rules, charts
 
 bench: $(VENV)  ## Ratios measured side by side
 	@for benchmark in $(sort $(wildcard benchmarks/*.py)); do .venv/bin/python "$$benchmark"; done
+
+bench-serve: $(VENV)  ## Requests/s beside Ray's tutorial and others, in minutes (ARGS='--with bentoml,litserve,mlserver')
+	.venv/bin/python -m benchmarks.serve $(ARGS)
 
 images:  ## Build the three images and load them into the cluster
 	$(call build,policymodel-operator:dev,-f controller/Dockerfile)
@@ -87,7 +90,7 @@ clean:  ## Remove the environment, caches and local policies; the cluster stays 
 	find app controller tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The public chart of Traefik needs the ports of the node, which kind-config.yaml publishes; two pods cannot share them in an update.
 INSTALL_KUBERAY = $(if $(KUBERAY_MANIFEST),$(KUBECTL) apply --server-side -f $(KUBERAY_MANIFEST) && $(KUBECTL) wait --for=condition=Available deployment/kuberay-operator --timeout=240s,\

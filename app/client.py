@@ -1,97 +1,219 @@
-"""The tutorial's loop: plays an environment by asking a served policy over HTTP, `python -m app.client`."""
+"""Asks a served policy for actions: `PolicyClient`, and on top of it the tutorial's loop, `python -m app.client`.
+
+The client needs requests alone; the loop needs gymnasium, which it imports when it runs.
+"""
 
 import argparse
 import json
+import random
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
-from app.environments import Environment, parsed_environment
+from app import client_wire as wire
+from app.client_wire import (
+    Answer,
+    BatchAnswer,
+    ObservationRefused,
+    PolicyClientError,
+    RequestRefused,
+    Retries,
+    Timeouts,
+    Unavailable,
+    Unreachable,
+)
 from app.errors import InputError, RetryableError, RunError
 from app.report import parsed_json
 
-TIMEOUT_S = 10
-# 503 is said by a server without a policy yet; acting changes nothing, so asking again is safe.
-TRIES = 5
+if TYPE_CHECKING:
+    from app.environments import Environment
+
+__all__ = [
+    "Answer",
+    "BatchAnswer",
+    "ObservationRefused",
+    "PolicyClient",
+    "PolicyClientError",
+    "RequestRefused",
+    "Retries",
+    "Timeouts",
+    "Unavailable",
+    "Unreachable",
+]
+
+# What may pass by itself; anything else that requests raises is a mistake in the call.
+CUT_OR_SLOW = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class PolicyClient:
-    """Asks one served policy for actions over a kept connection.
+    """Asks one served policy over one kept session. For one thread, and for one episode at a time.
 
     Args:
-        url: of the policy's route.
+        url: of the policy's route, such as `http://127.0.0.1:8000/cartpole-ppo`.
         host: name that an Ingress knows the policy by, where the URL reaches it by another.
+        headers: sent with every request, such as Authorization.
+        session_id: names an episode, so that a rollout decides about all of it at once; see `new_episode`.
+        timeouts: of one try.
+        retries: when a try is repeated.
+
+    Raises:
+        ValueError: the URL is none.
     """
 
-    def __init__(self, url: str, host: str | None = None) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        host: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        session_id: str | None = None,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self._url = wire.checked_url(url)
         self._session = requests.Session()
-        if host is not None:
-            self._session.headers["Host"] = host
+        self._session.headers.update({"Content-Type": "application/json", **(headers or {}), **({} if host is None else {"Host": host})})
+        self._timeouts = timeouts or Timeouts()
+        self._retries = retries or Retries()
+        self._episode = wire.Episode(session_id)
 
-    def ask(self, observation: Any) -> dict[str, Any]:
-        """The server's answer to one observation (nested lists), `{"action": ...}`.
+    def act(
+        self, observation: Any, *, explore: bool = False, seed: int | None = None, action_mask: Any = None, state: Any = None
+    ) -> Answer:
+        """The action for one observation.
+
+        Args:
+            observation: an array, a number, or tuples and dicts of them, as the observation space says.
+            explore: whether to sample from the policy's distribution instead of taking its best action.
+            seed: of that sample; the same seed gives the same action again.
+            action_mask: which actions are allowed, as the action space says.
+            state: `Answer.state` of the step before, for a policy with memory; None begins an episode.
 
         Raises:
-            InputError: the server refused the observation; its detail is the message.
-            RetryableError: the server cannot be reached or has no policy, also after `TRIES` tries.
+            ObservationRefused: the observation is none of the space's.
+            RequestRefused: the URL or the request is wrong.
+            Unavailable: there is no policy, or too many ask, also after every repetition.
+            Unreachable: nothing answers, also after every repetition.
         """
-        for attempt in range(1, TRIES + 1):
+        content, headers = self._sent("POST", "", wire.body(observation, explore, seed, action_mask, state))
+        answer = wire.answer_of(content, headers)
+        self._episode.saw(answer.digest)
+        return answer
+
+    def act_batch(
+        self, observations: Any, *, explore: bool = False, seed: int | None = None, action_masks: Any = None, states: Any = None
+    ) -> BatchAnswer:
+        """The actions for many observations, in one request and by one policy.
+
+        Args:
+            observations: a sequence of observations, or an array whose first axis counts them.
+            explore, seed: see `act`; one seed serves the whole batch.
+            action_masks, states: one item an observation.
+
+        Raises:
+            PolicyClientError: see `act`.
+        """
+        content, headers = self._sent("POST", "", wire.batch_body(observations, explore, seed, action_masks, states))
+        answer = wire.batch_answer_of(content, headers)
+        self._episode.saw(answer.digest)
+        return answer
+
+    def spec(self) -> dict[str, Any]:
+        """The spaces of the policy as JSON Schema, `GET <route>/v1/spec`."""
+        return self._sent("GET", "/v1/spec", None)[0]
+
+    def status(self) -> dict[str, Any]:
+        """What every replica holds, `GET <route>/v1/status`."""
+        return self._sent("GET", "/v1/status", None)[0]
+
+    def new_episode(self, session_id: str | None = None) -> None:
+        """Begins an episode: from its first answer on, `x-policy-pin` asks for the policy that answered, through every rollout."""
+        self._episode.begin(session_id)
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _sent(self, method: str, path: str, body: bytes | None) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """The JSON object of the answer, and its headers."""
+        began, tried = time.monotonic(), 0
+        while True:
             try:
-                response = self._session.post(self._url, json={"observation": observation}, timeout=TIMEOUT_S)
-            except requests.RequestException as error:
-                if attempt == TRIES:
-                    raise RetryableError("Unreachable", f"{self._url} cannot be reached: {type(error).__name__}") from error
-                time.sleep(0.2 * attempt)
-                continue
-            if response.status_code == requests.codes.ok:
-                answer: dict[str, Any] = response.json()
-                return answer
-            if response.status_code < 500:
-                raise InputError("Refused", f"{self._url} answered {response.status_code}: {_detail(response)}")
-            time.sleep(min(float(response.headers.get("retry-after", 1)), 5.0) if attempt < TRIES else 0)
-        raise RetryableError("Unavailable", f"{self._url} answered {response.status_code}: {_detail(response)}")
+                return self._sent_once(method, path, body, self._retries.deadline_s - (time.monotonic() - began))
+            except PolicyClientError as failure:
+                tried += 1
+                pause_s = self._retries.pause_s(tried, failure, time.monotonic() - began, random.random())
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+
+    def _sent_once(self, method: str, path: str, body: bytes | None, left_s: float) -> tuple[dict[str, Any], Mapping[str, str]]:
+        limits = self._timeouts.within(left_s)
+        try:
+            # A redirected POST would go on as a GET without its body.
+            response = self._session.request(
+                method,
+                self._url + path,
+                data=body,
+                headers=self._episode.headers(),
+                timeout=(limits.connect_s, limits.read_s),
+                allow_redirects=False,
+            )
+        except CUT_OR_SLOW as error:
+            raise Unreachable(f"no answer: {type(error).__name__}") from error
+        return wire.content_of(response.status_code, response.headers, response.content), response.headers
 
 
 def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool) -> float:
     """Plays one episode and gives its return; prints what is sent and received unless `quiet`."""
+    client.new_episode()
     observation, _ = one.reset(seed=seed)
-    total, is_over = 0.0, False
+    total, is_over, state = 0.0, False, None
     while not is_over:
-        sent = observation.tolist()
+        sent = wire.plain(observation)
         if not quiet:
             print(f"-> Sending observation {json.dumps(sent)}")
-        answer = client.ask(sent)
+        answer = client.act(sent, state=state)
+        state = answer.state
         if not quiet:
-            print(f"<- Received response {json.dumps(answer)}")
-        action = answer["action"]
-        observation, reward, terminated, truncated, _ = one.step(_as_environment_takes_it(one, action))
+            received = {"action": answer.action} if state is None else {"action": answer.action, "state": state}
+            print(f"<- Received response {json.dumps(received)}")
+        observation, reward, terminated, truncated, _ = one.step(as_the_environment_takes_it(one.action_space, answer.action))
         total += float(reward)
         is_over = terminated or truncated
     return total
 
 
-def _as_environment_takes_it(one: Any, action: Any) -> Any:
-    """A list of JSON becomes an array of the action space; an integer stays one."""
+def as_the_environment_takes_it(space: Any, action: Any) -> Any:
+    """An action of JSON as one of the Gymnasium space: lists become arrays, but tuples where the space is one; integers stay."""
     if isinstance(action, int):
         return action
+    if isinstance(action, dict):
+        return {name: as_the_environment_takes_it(space[name], item) for name, item in action.items()}
+    if space.dtype is None:  # of the spaces with lists of JSON only Tuple has no dtype
+        return tuple(as_the_environment_takes_it(part, item) for part, item in zip(space, action, strict=True))
     import numpy as np
 
-    return np.array(action, dtype=one.action_space.dtype)
-
-
-def _detail(response: requests.Response) -> str:
-    try:
-        return str(response.json().get("detail", response.reason))
-    except (ValueError, AttributeError):
-        return str(response.reason)
+    return np.array(action, dtype=space.dtype)
 
 
 def run(argv: Sequence[str]) -> None:
-    """What `python -m app.client` does."""
+    """What `python -m app.client` does.
+
+    Raises:
+        InputError: a flag is wrong, or the server refuses what was sent.
+        RetryableError: the server cannot be reached or has no policy.
+    """
     parser = argparse.ArgumentParser(prog="app.client", description="Plays episodes against a served policy.")
     parser.add_argument("--url", required=True)
     parser.add_argument("--host", default=None, metavar="NAME", help="name of the policy's Ingress, where the URL has another")
@@ -100,19 +222,40 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the first episode; each next one has one more")
     parser.add_argument("--quiet", action="store_true", help="print totals only")
     arguments = parser.parse_args(argv)
-    environment: Environment = _parsed(arguments.environment)
-    client, one = PolicyClient(arguments.url, arguments.host), environment.made()
+    client, one = _client(arguments.url, arguments.host), _parsed(arguments.environment).made()
     returns = []
-    for episode in range(arguments.episodes):
-        seed = None if arguments.seed is None else arguments.seed + episode
-        returns.append(played_episode(client, one, seed, arguments.quiet))
-        print(f"total reward {returns[-1]:g}", flush=True)
-    one.close()
+    try:
+        for episode in range(arguments.episodes):
+            seed = None if arguments.seed is None else arguments.seed + episode
+            returns.append(played_episode(client, one, seed, arguments.quiet))
+            print(f"total reward {returns[-1]:g}", flush=True)
+    except PolicyClientError as error:
+        raise _as_run_error(arguments.url, error) from error
+    finally:
+        one.close()
+        client.close()
     print(f"mean return over {len(returns)} episodes: {sum(returns) / len(returns):.1f}")
 
 
-def _parsed(text: str) -> Environment:
+def _client(url: str, host: str | None) -> PolicyClient:
+    try:
+        return PolicyClient(url, host)
+    except ValueError as error:
+        raise InputError("InvalidArguments", f"--url: {error}") from error
+
+
+def _as_run_error(url: str, error: PolicyClientError) -> RunError:
+    if isinstance(error, RequestRefused):
+        return InputError("Refused", f"{url} answered {error}")
+    if isinstance(error, Unavailable):
+        return RetryableError("Unavailable", f"{url} answered {error}")
+    return RetryableError("Unreachable", f"{url} cannot be reached: {error}")
+
+
+def _parsed(text: str) -> "Environment":
     """The environment to play. The one who runs the client names it, so its own entry point is always allowed."""
+    from app.environments import parsed_environment
+
     described = parsed_json("--environment", text)
     own = [described["entryPoint"]] if isinstance(described, dict) and isinstance(described.get("entryPoint"), str) else []
     return parsed_environment(described, own)
