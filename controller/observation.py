@@ -49,6 +49,7 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
         evaluation=labels.get(names.LABEL_EVALUATION),
         phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
         deleting="deletionTimestamp" in job["metadata"],
+        hash=job["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
         attempt=max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0)),
         start_time=status.get("startTime"),
         image=job["spec"]["template"]["spec"]["containers"][0]["image"],

@@ -174,6 +174,8 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
         return _untrained("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Training")
+    if _is_outdated(job, observed):
+        return _untrained("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
         return _untrained(
@@ -213,6 +215,8 @@ def approval(observed: Observed, settings: Settings, images: Images, candidate: 
         return _unapproved("Evaluating", message, (Create(manifest),), under_way="Evaluating")
     if job.deleting:
         return _unapproved("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Evaluating")
+    if _is_outdated(job, observed):
+        return _unapproved("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Evaluating")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("EvaluationFailed", "the Job failed without a word")
         return _unapproved(problem.reason, f"{problem.message}. Retry: delete the Job {job.name}", problem=problem)
@@ -553,6 +557,17 @@ def _unready(
 ) -> Step:
     found = Problem(reason, message) if is_problem else problem
     return Step(Condition(statuses.READY, "False", reason, message), actions, under_way, found)
+
+
+def _is_outdated(job: JobState, observed: Observed) -> bool:
+    """Whether a Job that does not get on was made before the user mended what its pods are made from. One that gets on is left alone."""
+    is_stuck = job.problem is not None or job.phase == "Failed"
+    return is_stuck and job.hash not in (None, resources.job_hash(observed.spec))
+
+
+def _outdated_message(job: JobState) -> str:
+    why = f" ({job.problem.message})" if job.problem else ""
+    return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
 
 
 def _progress_message(job: JobState) -> str:

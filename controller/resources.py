@@ -66,6 +66,18 @@ def url(owner: Owner, spec: Spec, settings: Settings) -> str:
     return base + spec.serving.route
 
 
+def job_hash(spec: Spec) -> str:
+    """A hash of the user's fields that decide whether a Job gets through, and not what it learns: a run's name does not tell them."""
+    training = spec.training
+    fields = {
+        "resources": training.resources,
+        "template": training.template,
+        "backoffLimit": training.backoff_limit,
+        "imagePullSecrets": list(spec.image_pull_secrets),
+    }
+    return names.digest_of({key: value for key, value in fields.items() if value})
+
+
 def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -> Json:
     """The Job that trains, publishes and evaluates the run that the spec asks for."""
     training = spec.training
@@ -327,7 +339,7 @@ def _job(
     pod["spec"]["restartPolicy"] = "Never"
     pod["spec"]["terminationGracePeriodSeconds"] = 30
     pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-    metadata = _metadata(name, owner)
+    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec)})
     metadata["labels"].update({names.LABEL_ROLE: role, **labels})
     # Exit code 2 says that the input is wrong and a retry cannot help; an eviction is nobody's fault and costs no attempt.
     rules = [

@@ -66,6 +66,11 @@ def test_a_job_that_was_just_made_runs():
     assert (state.result, state.problem, state.progress) == (None, None, None)
 
 
+def test_a_job_tells_what_its_pods_were_made_from():
+    assert seen(job()).hash is None
+    assert seen(job(annotations={"policymodel.dev/hash": "abc"})).hash == "abc"
+
+
 def test_a_job_that_succeeded_gives_the_last_line_of_its_termination_message():
     state = seen(job(ended("Complete")), pod(state=terminated("chatter\n" + said({"result": RESULT}) + "\n")))
     assert (state.phase, state.result, state.problem) == ("Succeeded", RESULT, None)

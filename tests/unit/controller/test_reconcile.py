@@ -189,6 +189,27 @@ TRAINING = {
     "a run that failed without a word says so": Rung(
         lambda: with_job(phase="Failed"), "Trained", ("False", "TrainingFailed"), WITHOUT_TRAINING
     ),
+    "a run that failed is tried again once its pods are made otherwise": Rung(
+        lambda: with_job(phase="Failed", problem=BROKEN, hash="before"),
+        "Trained",
+        ("False", "Stopping"),
+        ["Apply PersistentVolumeClaim", "Delete train", *WITHOUT_TRAINING[1:]],
+    ),
+    "a run whose pod does not start is tried again once its pods are made otherwise": Rung(
+        lambda: with_job(problem=BROKEN, hash="before"),
+        "Trained",
+        ("False", "Stopping"),
+        ["Apply PersistentVolumeClaim", "Delete train", *WITHOUT_TRAINING[1:]],
+    ),
+    "a run that gets on is not stopped for a change of its pods": Rung(
+        lambda: with_job(hash="before"), "Trained", ("False", "Training"), WITHOUT_TRAINING
+    ),
+    "a run that failed as the spec has it now is not tried again": Rung(
+        lambda: with_job(phase="Failed", problem=BROKEN, hash=resources.job_hash(spec_of(document()))),
+        "Trained",
+        ("False", "Broken"),
+        WITHOUT_TRAINING,
+    ),
     "a lost result is asked for again": Rung(
         lambda: with_job(phase="Succeeded"),
         "Trained",
@@ -238,6 +259,9 @@ EVALUATION = {
     ),
     "an evaluation that failed without a word says so": Rung(
         lambda: evaluating(phase="Failed"), "Approved", ("False", "EvaluationFailed"), []
+    ),
+    "an evaluation that failed is tried again once its pods are made otherwise": Rung(
+        lambda: evaluating(phase="Failed", problem=BROKEN, hash="before"), "Approved", ("False", "Stopping"), ["Delete evaluate"]
     ),
     "a lost evaluation is asked for again": Rung(
         lambda: evaluating(phase="Succeeded"), "Approved", ("False", "ResultLost"), ["Delete evaluate"]
@@ -436,6 +460,26 @@ def test_a_failed_training_leaves_what_serves():
     assert condition(planned, "Available") == ("True", "PolicyAnswers")
     assert condition(planned, "Degraded") == ("True", "TrainingDiverged")
     assert f"delete the Job {job}" in planned.status.condition("Trained").message
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        {"training__resources": {"limits": {"memory": "8Gi"}}},
+        {"training__template": {"nodeSelector": {"disk": "ssd"}}},
+        {"training__backoffLimit": 5},
+        {"imagePullSecrets": [{"name": "registry"}]},
+    ],
+    ids=["resources", "template", "backoffLimit", "imagePullSecrets"],
+)
+def test_a_failed_training_heals_when_its_user_follows_the_advice(mended):
+    world = World()
+    world.reconcile()
+    world.fail(names.training_job("cartpole", RUN))
+    world.reconcile()
+    world.edit(**mended)
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
 
 
 def test_a_refused_spec_leaves_what_serves():
