@@ -144,6 +144,8 @@ BAD = {
     "the root as a route": text(("spec.serving.route", "/")),
     "out of bounds otherwise": text(("spec.serving.outOfBounds", "Clip")),
     "both size and existing claim": text(("spec.storage.pvc.existingClaim", "mine")),
+    "an existing claim of another namespace": text(("spec.storage.pvc", {"existingClaim": "../../other/persistentvolumeclaims/theirs"})),
+    "a RayService of another namespace": text(("spec.serving.rayService", "../../other/rayservices/theirs")),
     "neither size nor existing claim": text(("spec.storage.pvc", {})),
     "access modes of an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine", "accessModes": ["ReadWriteOnce"]})),
     "another access mode": text(("spec.storage.pvc.accessModes", ["ReadOnlyMany"])),
