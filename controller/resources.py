@@ -268,7 +268,8 @@ def parsed_serve_config(text: str) -> dict[str, Any]:
     """The parsed text of a live `serveConfigV2`, or {} where somebody wrote what is no mapping."""
     try:
         parsed = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # PyYAML lets a date such as 2026-02-30 and brackets a thousand deep through to Python.
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

@@ -277,7 +277,10 @@ def test_adoption_adds_ours_at_the_end():
 
 @pytest.mark.parametrize(
     "live",
-    ["", "applications:", "applications: []", "[1, 2]", "just text", "{broken: [", "applications: text", "applications: [text]", "{}"],
+    [
+        *("", "applications:", "applications: []", "[1, 2]", "just text", "{broken: [", "applications: text", "applications: [text]", "{}"),
+        *("since: 2026-02-30", "number: !!int x", "[" * 2000),
+    ],
 )
 def test_adoption_of_what_is_no_configuration_writes_ours(live):
     ours = [application for application in adopted(live)["applications"] if isinstance(application, dict)]
