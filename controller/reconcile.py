@@ -264,9 +264,8 @@ def serving(observed: Observed, images: Images, target: Json | None) -> Step:
             "NameInUse", f"the RayService {name} belongs to somebody else; name it in spec.serving.rayService to adopt it", is_problem=True
         )
     if live.deleting:
-        return _unready(
-            "RayServiceDeleting", f"the RayService {name} is being deleted, and is made anew when it is gone", under_way="RollingOut"
-        )
+        after = "create it again when it is gone" if spec.serving.ray_service else "it is made anew when it is gone"
+        return _unready("RayServiceDeleting", f"the RayService {name} is being deleted; {after}", under_way="RollingOut")
     if not spec.serving.ray_service and live.hash != resources.serving_hash(spec):
         return _unready(
             "SwitchingCluster",
@@ -293,6 +292,12 @@ def serving(observed: Observed, images: Images, target: Json | None) -> Step:
             f"spec.serving.route: {spec.serving.route} is the route of the application {neighbour} in the RayService {name}; name another"
         )
         return _unready("RouteInUse", message, is_problem=True)
+    if spec.serving.ray_service and resources.is_name_taken(owner, live.serve_config):
+        message = (
+            f"the RayService {name} has an application {owner.name} that is not this PolicyModel's, and it would be overwritten; "
+            "rename one of the two"
+        )
+        return _unready("NameInUse", message, is_problem=True)
     if resources.parsed_serve_config(live.serve_config) != resources.parsed_serve_config(text):
         return _unready("RollingOut", _rollout_message(target, name), (switch,), under_way="RollingOut")
     return replicas(observed, target)

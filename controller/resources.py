@@ -298,6 +298,13 @@ def route_neighbour(owner: Owner, spec: Spec, text: str) -> str | None:
     return None
 
 
+def is_name_taken(owner: Owner, text: str) -> bool:
+    """Whether a live `serveConfigV2` has an application of somebody else's under our name: without our deployment in it."""
+    applications = [found for found in _objects(parsed_serve_config(text).get("applications")) if found.get("name") == owner.name]
+    deployments = [deployment for found in applications for deployment in _objects(found.get("deployments"))]
+    return bool(applications) and all(deployment.get("name") != names.DEPLOYMENT for deployment in deployments)
+
+
 def is_covered(desired: Any, live: Any) -> bool:
     """Whether everything that `desired` says stands in `live`; what others added there is theirs."""
     if isinstance(desired, Mapping):

@@ -528,6 +528,26 @@ def test_adoption_writes_serve_config_and_nothing_else_of_the_ray_service():
     assert [application["name"] for application in applications] == ["other", "cartpole"]
 
 
+NAMESAKES = {
+    "without deployments": "applications: [{name: cartpole, import_path: a:b, route_prefix: /theirs}]",
+    "with another deployment": "applications: [{name: cartpole, import_path: a:b, deployments: [{name: Theirs}]}]",
+}
+
+
+@pytest.mark.parametrize("config", NAMESAKES.values(), ids=NAMESAKES)
+def test_adoption_does_not_overwrite_an_application_of_somebody_else_that_has_our_name(config):
+    planned = plan(adopting(config))
+    assert "rollout" not in does(planned)
+    assert condition(planned, "Degraded") == ("True", "NameInUse")
+
+
+def test_an_adopted_ray_service_on_its_way_out_is_not_promised_to_come_back():
+    seen = adopting(OTHERS)
+    step = reconcile.serving(replace(seen, ray_service=replace(seen.ray_service, deleting=True)), Images("train:1", "serve:1"), None)
+    assert step.actions == ()
+    assert step.finding.message == "the RayService shared is being deleted; create it again when it is gone"
+
+
 def test_adoption_of_what_is_written_already_writes_nothing():
     seen = adopting(OTHERS)
     text = resources.serve_config(seen.owner, seen.spec, None, OTHERS)
