@@ -90,6 +90,18 @@ def test_of_several_pods_the_youngest_that_has_a_result_counts():
         assert seen(job(ended("Complete")), *pods).result == RESULT
 
 
+def test_a_container_that_a_mesh_put_into_the_pod_says_nothing_of_ours():
+    mesh = {"name": "istio-proxy", "image": "mesh:1", "state": terminated()}
+    ours = {"name": "train", "image": "train:1", "state": terminated(said({"result": RESULT}))}
+    assert seen(job(ended("Complete")), pod(containerStatuses=[mesh, ours])).result == RESULT
+
+
+def test_a_failed_attempt_whose_pod_outlived_the_good_one_does_not_pass_for_it():
+    failed = pod(state=terminated(said({"error": {"reason": "StorageUnavailable", "message": "gone"}}), 1, "Error"))
+    state = seen(job(ended("Complete")), failed)
+    assert (state.phase, state.result, state.problem) == ("Succeeded", None, None)
+
+
 def test_a_job_that_succeeded_and_lost_its_pod_has_no_result():
     assert seen(job(ended("Complete"))).result is None
 
