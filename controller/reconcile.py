@@ -220,6 +220,10 @@ def approval(observed: Observed, settings: Settings, images: Images, candidate: 
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("EvaluationFailed", "the Job failed without a word")
         return _unapproved(problem.reason, f"{problem.message}. Retry: delete the Job {job.name}", problem=problem)
+    if job.result:
+        message = f"the Job {job.name} tells of another evaluation than the one that spec.gate asks for"
+        advice = "spec.training.image has to be made from the operator's training image"
+        return _unapproved("NoResult", f"{message}; {advice}. Retry: delete the Job {job.name}", problem=Problem("NoResult", message))
     if job.phase == "Succeeded":
         return _unapproved("ResultLost", f"the Job {job.name} is asked again", (Delete("Job", job.name),), under_way="Evaluating")
     return _unapproved(

@@ -263,6 +263,15 @@ EVALUATION = {
     "an evaluation that failed is tried again once its pods are made otherwise": Rung(
         lambda: evaluating(phase="Failed", problem=BROKEN, hash="before"), "Approved", ("False", "Stopping"), ["Delete evaluate"]
     ),
+    "an evaluation that tells of another one is not asked for again and again": Rung(
+        lambda: evaluating(
+            phase="Succeeded",
+            result={"digest": digest(RUN), "evaluation": {"id": "another", "episodes": 50, "seed": 1000, "mean": 500.0, "std": 0.0}},
+        ),
+        "Approved",
+        ("False", "NoResult"),
+        [],
+    ),
     "a lost evaluation is asked for again": Rung(
         lambda: evaluating(phase="Succeeded"), "Approved", ("False", "ResultLost"), ["Delete evaluate"]
     ),
