@@ -138,7 +138,9 @@ def replicas(report: Json) -> Replicas:
     Raises:
         KeyError, TypeError: it is not such an answer.
     """
-    return Replicas(int(report["runningReplicas"]), tuple(_replica_row(row) for row in report["replicas"]))
+    if not isinstance(report["runningReplicas"], int):
+        raise TypeError("runningReplicas is a count")
+    return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]))
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -200,13 +202,15 @@ def _replica_row(row: Json) -> ReplicaRow:
     serving, error = row["serving"] or {}, row.get("error") or {}
     if not isinstance(serving, Mapping) or not isinstance(error, Mapping):
         raise TypeError("serving and error of a replica are objects")
+    if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
+        raise TypeError("names and digests are text")
     said = f"{error['reason']}: {error['message']}" if error else None
     return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), said)
 
 
 def _ended(pod: Json, container: str) -> Json:
     """How a container of a pod ended, or {}. Others beside it (a mesh puts its own into every pod) say nothing of ours."""
-    found = next((status for status in pod.get("status", {}).get("containerStatuses", []) if status["name"] == container), {})
+    found: Json = next((status for status in pod.get("status", {}).get("containerStatuses", []) if status["name"] == container), {})
     ended: Json = found.get("state", {}).get("terminated") or {}
     return ended
 
