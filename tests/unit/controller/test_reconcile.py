@@ -349,12 +349,24 @@ SERVING = {
     ),
 }
 
+def with_challenge(seen: Observed) -> Observed:
+    """What cert-manager's HTTP-01 solver does to an Ingress that it may edit in place."""
+    assert seen.ingress
+    live = copy.deepcopy(dict(seen.ingress.manifest))
+    live["spec"]["rules"][0]["http"]["paths"].insert(0, {"path": "/.well-known/acme-challenge/x", "pathType": "ImplementationSpecific"})
+    live["metadata"]["ownerReferences"].append({"uid": "another"})
+    return replace(seen, ingress=replace(seen.ingress, manifest=live))
+
+
 EXPOSURE = {
     "an Ingress that is missing is made": Rung(
         lambda: replace(ready().observe(), ingress=None), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
     ),
     "an Ingress for another host is changed": Rung(
         lambda: edited(serving__ingress={"host": "b.example"}).observe(), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
+    ),
+    "an Ingress to which somebody added a path is left alone": Rung(
+        lambda: with_challenge(ready().observe()), "Ready", ("True", "Serving"), []
     ),
     "an Ingress that is not asked for any more goes": Rung(
         lambda: edited(serving__ingress=None).observe(), "Ready", ("True", "Serving"), ["Delete Ingress"]
