@@ -389,7 +389,9 @@ def _status(
     accepted, _, trained, approved, served, _ = steps
     ready = _ready(steps)
     problem = next((step.problem for step in steps if step.problem), None)
-    under_way = next((step for step in (trained, approved, served) if step.under_way), None)
+    # What cannot be asked for a moment goes on as it was: a policy that served is not rolled out by that.
+    was_rolling_out = served.finding.status != "Unknown" or observed.status.candidate is not None
+    under_way = next((step for step in (trained, approved, served) if step.under_way and (step is not served or was_rolling_out)), None)
     if observed.spec.paused:
         progressing = Condition(statuses.PROGRESSING, "False", "Paused", "spec.paused is true: nothing is changed until it is false")
     elif under_way:
@@ -407,7 +409,7 @@ def _status(
         observed.now,
         observed.owner.generation,
     )
-    is_rolling_out = candidate is not None and approved.is_done and not served.is_done
+    is_rolling_out = candidate is not None and approved.is_done and not served.is_done and was_rolling_out
     return Status(
         observed_generation=observed.owner.generation,
         phase=statuses.phase(conditions),

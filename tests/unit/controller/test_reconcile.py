@@ -442,6 +442,32 @@ def test_another_look_at_the_same_tells_nothing_new(rung):
     assert again.status.conditions == first.status.conditions
 
 
+def test_replicas_that_cannot_be_asked_now_and_then_are_no_rollout_and_fill_no_diary():
+    seen = ready().observe()
+    for _ in range(3):
+        for replicas in (Unknown("timeout"), seen.replicas):
+            planned = plan(replace(seen, replicas=replicas))
+            assert planned.events == ()
+            assert planned.status.candidate is None
+            assert condition(planned, "Progressing") == ("False", "Idle")
+            assert planned.status.phase == ("Ready" if replicas is seen.replicas else "Unknown")
+            seen = replace(seen, status=planned.status)
+
+
+def test_a_rollout_that_could_not_be_watched_for_a_moment_is_told_when_it_is_done():
+    world = edited(training__seed=2)
+    while "candidate" not in world.status:
+        world.get_on()
+    during = plan(replace(world.observe(), replicas=Unknown("timeout"))).status
+    assert during.candidate is not None
+    assert (during.phase, during.condition("Progressing").reason) == ("RollingOut", "RollingOut")
+    world.write(during)
+    world.kuberay()
+    for _ in range(3):
+        world.load()
+    assert "Serving" in [event.reason for event in plan(world.observe()).events]
+
+
 def test_before_anything_is_known_everything_is_made_in_an_order_that_may_stop_anywhere():
     planned = plan(fresh())
     assert does(planned) == MAKES
