@@ -349,6 +349,7 @@ SERVING = {
     ),
 }
 
+
 def with_challenge(seen: Observed) -> Observed:
     """What cert-manager's HTTP-01 solver does to an Ingress that it may edit in place."""
     assert seen.ingress
