@@ -65,12 +65,6 @@ class Planner(RuleBasedStateMachine):
         self.world.kuberay()
 
     @rule()
-    def lose_the_status(self) -> None:
-        self.world.status = {}
-        # A run whose Job is gone as well has to be asked to say its result again.
-        self.losses += len(self.world.published)
-
-    @rule()
     def delete_the_ingress(self) -> None:
         self.world.ingress = None
 
