@@ -42,6 +42,7 @@ from controller.replicas import replicas_at
 API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
 LOG_TAIL_LINES = 40
+LOG_BYTES = 64 * 1024
 
 _API_VERSIONS = {
     names.KIND: names.API_VERSION,
@@ -197,9 +198,9 @@ class Cluster:
             if observation.is_owned(job, owner):
                 name = job["metadata"]["name"]
                 of_job = [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == name]
-                yield observation.job_state(job, of_job, self._log(of_job), now)
+                yield observation.job_state(job, of_job, self._log(of_job, job["spec"]["template"]["spec"]["containers"][0]["name"]), now)
 
-    def _log(self, pods: list[dict[str, Any]]) -> str:
+    def _log(self, pods: list[dict[str, Any]], container: str) -> str:
         """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""
         running = next((pod for pod in pods if pod.get("status", {}).get("phase") == "Running"), None)
         if running is None:
@@ -208,7 +209,13 @@ class Cluster:
         try:
             return str(
                 self._core.read_namespaced_pod_log(
-                    metadata["name"], metadata["namespace"], tail_lines=LOG_TAIL_LINES, _request_timeout=API_TIMEOUT_S
+                    metadata["name"],
+                    metadata["namespace"],
+                    container=container,
+                    tail_lines=LOG_TAIL_LINES,
+                    # The image may be its user's, and its lines of any length.
+                    limit_bytes=LOG_BYTES,
+                    _request_timeout=API_TIMEOUT_S,
                 )
             )
         except ApiException:

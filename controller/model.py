@@ -184,7 +184,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobState:
-    """A training or evaluation Job of ours. `result` is its termination message, once it has succeeded and while its pod is there."""
+    """A training or evaluation Job of ours.
+
+    Attributes:
+        hash: that of the fields that its pods were made from; None where an older operator made it.
+        result: its termination message, once it has succeeded and while its pod is there.
+    """
 
     name: str
     role: str
@@ -192,6 +197,7 @@ class JobState:
     phase: Literal["Running", "Succeeded", "Failed"]
     evaluation: str | None = None
     deleting: bool = False
+    hash: str | None = None
     attempt: int = 1
     start_time: str | None = None
     image: str | None = None

@@ -29,14 +29,16 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
     labels, status = job["metadata"]["labels"], job.get("status", {})
     ended = {condition["type"]: condition for condition in status.get("conditions", []) if condition["status"] == "True"}
     by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-    words = [word for pod in by_age for word in [_last_word(pod)] if word]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    words = [word for pod in by_age for word in [_last_word(pod, container["name"])] if word]
     failed = ended.get("Failed")
     result = (
         next((word["result"] for word in reversed(words) if _is_result(word, labels[names.LABEL_ROLE])), None)
         if "Complete" in ended
         else None
     )
-    if "Complete" in ended and by_age and result is None:
+    # Of an attempt that failed there is no result to miss: the pod that ended well may be gone while this one is still there.
+    if "Complete" in ended and result is None and any(_has_ended_well(pod, container["name"]) for pod in by_age):
         advice = "spec.training.image has to be made from the operator's training image"
         message = f"the Job {job['metadata']['name']} ended well but said no result; {advice}"
         problem: Problem | None = Problem("NoResult", message)
@@ -49,9 +51,10 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
         evaluation=labels.get(names.LABEL_EVALUATION),
         phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
         deleting="deletionTimestamp" in job["metadata"],
+        hash=job["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
         attempt=max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0)),
         start_time=status.get("startTime"),
-        image=job["spec"]["template"]["spec"]["containers"][0]["image"],
+        image=container["image"],
         result=result,
         problem=problem,
         progress=last_progress(log),
@@ -135,7 +138,9 @@ def replicas(report: Json) -> Replicas:
     Raises:
         KeyError, TypeError: it is not such an answer.
     """
-    return Replicas(int(report["runningReplicas"]), tuple(_replica_row(row) for row in report["replicas"]))
+    if not isinstance(report["runningReplicas"], int):
+        raise TypeError("runningReplicas is a count")
+    return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]))
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -197,17 +202,26 @@ def _replica_row(row: Json) -> ReplicaRow:
     serving, error = row["serving"] or {}, row.get("error") or {}
     if not isinstance(serving, Mapping) or not isinstance(error, Mapping):
         raise TypeError("serving and error of a replica are objects")
+    if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
+        raise TypeError("names and digests are text")
     said = f"{error['reason']}: {error['message']}" if error else None
     return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), said)
 
 
-def _last_word(pod: Json) -> dict[str, Any]:
-    for container in pod.get("status", {}).get("containerStatuses", []):
-        ended = container.get("state", {}).get("terminated")
-        if ended:
-            lines = str(ended.get("message", "")).strip().splitlines()
-            return parsed(lines[-1]) if lines else {}
-    return {}
+def _ended(pod: Json, container: str) -> Json:
+    """How a container of a pod ended, or {}. Others beside it (a mesh puts its own into every pod) say nothing of ours."""
+    found: Json = next((status for status in pod.get("status", {}).get("containerStatuses", []) if status["name"] == container), {})
+    ended: Json = found.get("state", {}).get("terminated") or {}
+    return ended
+
+
+def _has_ended_well(pod: Json, container: str) -> bool:
+    return _ended(pod, container).get("exitCode") == 0
+
+
+def _last_word(pod: Json, container: str) -> dict[str, Any]:
+    lines = str(_ended(pod, container).get("message", "")).strip().splitlines()
+    return parsed(lines[-1]) if lines else {}
 
 
 def _job_problem(failed: Json, words: Sequence[Json], pods: Sequence[Json]) -> Problem:

@@ -174,6 +174,8 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
         return _untrained("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Training")
+    if _is_outdated(job, observed):
+        return _untrained("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
         return _untrained(
@@ -213,9 +215,15 @@ def approval(observed: Observed, settings: Settings, images: Images, candidate: 
         return _unapproved("Evaluating", message, (Create(manifest),), under_way="Evaluating")
     if job.deleting:
         return _unapproved("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Evaluating")
+    if _is_outdated(job, observed):
+        return _unapproved("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Evaluating")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("EvaluationFailed", "the Job failed without a word")
         return _unapproved(problem.reason, f"{problem.message}. Retry: delete the Job {job.name}", problem=problem)
+    if job.result:
+        message = f"the Job {job.name} tells of another evaluation than the one that spec.gate asks for"
+        advice = "spec.training.image has to be made from the operator's training image"
+        return _unapproved("NoResult", f"{message}; {advice}. Retry: delete the Job {job.name}", problem=Problem("NoResult", message))
     if job.phase == "Succeeded":
         return _unapproved("ResultLost", f"the Job {job.name} is asked again", (Delete("Job", job.name),), under_way="Evaluating")
     return _unapproved(
@@ -260,9 +268,8 @@ def serving(observed: Observed, images: Images, target: Json | None) -> Step:
             "NameInUse", f"the RayService {name} belongs to somebody else; name it in spec.serving.rayService to adopt it", is_problem=True
         )
     if live.deleting:
-        return _unready(
-            "RayServiceDeleting", f"the RayService {name} is being deleted, and is made anew when it is gone", under_way="RollingOut"
-        )
+        after = "create it again when it is gone" if spec.serving.ray_service else "it is made anew when it is gone"
+        return _unready("RayServiceDeleting", f"the RayService {name} is being deleted; {after}", under_way="RollingOut")
     if not spec.serving.ray_service and live.hash != resources.serving_hash(spec):
         return _unready(
             "SwitchingCluster",
@@ -289,6 +296,12 @@ def serving(observed: Observed, images: Images, target: Json | None) -> Step:
             f"spec.serving.route: {spec.serving.route} is the route of the application {neighbour} in the RayService {name}; name another"
         )
         return _unready("RouteInUse", message, is_problem=True)
+    if spec.serving.ray_service and resources.is_name_taken(owner, live.serve_config):
+        message = (
+            f"the RayService {name} has an application {owner.name} that is not this PolicyModel's, and it would be overwritten; "
+            "rename one of the two"
+        )
+        return _unready("NameInUse", message, is_problem=True)
     if resources.parsed_serve_config(live.serve_config) != resources.parsed_serve_config(text):
         return _unready("RollingOut", _rollout_message(target, name), (switch,), under_way="RollingOut")
     return replicas(observed, target)
@@ -376,7 +389,9 @@ def _status(
     accepted, _, trained, approved, served, _ = steps
     ready = _ready(steps)
     problem = next((step.problem for step in steps if step.problem), None)
-    under_way = next((step for step in (trained, approved, served) if step.under_way), None)
+    # What cannot be asked for a moment goes on as it was: a policy that served is not rolled out by that.
+    was_rolling_out = served.finding.status != "Unknown" or observed.status.candidate is not None
+    under_way = next((step for step in (trained, approved, served) if step.under_way and (step is not served or was_rolling_out)), None)
     if observed.spec.paused:
         progressing = Condition(statuses.PROGRESSING, "False", "Paused", "spec.paused is true: nothing is changed until it is false")
     elif under_way:
@@ -394,7 +409,7 @@ def _status(
         observed.now,
         observed.owner.generation,
     )
-    is_rolling_out = candidate is not None and approved.is_done and not served.is_done
+    is_rolling_out = candidate is not None and approved.is_done and not served.is_done and was_rolling_out
     return Status(
         observed_generation=observed.owner.generation,
         phase=statuses.phase(conditions),
@@ -553,6 +568,17 @@ def _unready(
 ) -> Step:
     found = Problem(reason, message) if is_problem else problem
     return Step(Condition(statuses.READY, "False", reason, message), actions, under_way, found)
+
+
+def _is_outdated(job: JobState, observed: Observed) -> bool:
+    """Whether a Job that does not get on was made before the user mended what its pods are made from. One that gets on is left alone."""
+    is_stuck = job.problem is not None or job.phase == "Failed"
+    return is_stuck and job.hash not in (None, resources.job_hash(observed.spec))
+
+
+def _outdated_message(job: JobState) -> str:
+    why = f" ({job.problem.message})" if job.problem else ""
+    return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
 
 
 def _progress_message(job: JobState) -> str:

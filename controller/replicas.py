@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import requests
+import urllib3
 
 from controller import observation
 from controller.model import Replicas, Unknown
+
+REPORT_BYTES = 1024 * 1024
+# Replicas may run an image of their user's: one that sends a byte now and then holds a worker of the operator no longer than this.
+REPORT_S = 10.0
 
 
 def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) -> Replicas | Unknown | None:
@@ -20,10 +28,26 @@ def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) ->
     try:
         with requests.Session() as http:
             http.trust_env = False
-            answer = http.get(url, timeout=timeout_s, headers={"Connection": "close"})
-        if answer.status_code == 404:
-            return None
-        answer.raise_for_status()
-        return observation.replicas(answer.json())
-    except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+            headers = {"Connection": "close", "Accept-Encoding": "identity"}
+            # Whoever answers there does not say where else the operator is to ask.
+            with http.get(url, timeout=timeout_s, headers=headers, stream=True, allow_redirects=False) as answer:
+                if answer.status_code == 404:
+                    return None
+                answer.raise_for_status()
+                return observation.replicas(json.loads(_body(answer)))
+    except (requests.RequestException, urllib3.exceptions.HTTPError, KeyError, TypeError, ValueError, RecursionError) as error:
         return Unknown(f"{url}: {type(error).__name__}") if has_endpoint else None
+
+
+def _body(answer: requests.Response) -> bytes:
+    """The body, as far as it comes in time.
+
+    Raises:
+        ValueError: it is too long, or takes too long.
+    """
+    deadline, body = time.monotonic() + REPORT_S, b""
+    while chunk := answer.raw.read1(REPORT_BYTES):
+        body += chunk
+        if len(body) > REPORT_BYTES or time.monotonic() > deadline:
+            raise ValueError("the report is too long, or too slow")
+    return body

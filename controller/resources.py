@@ -69,6 +69,18 @@ def url(owner: Owner, spec: Spec, settings: Settings) -> str:
     return base + spec.serving.route
 
 
+def job_hash(spec: Spec) -> str:
+    """A hash of the user's fields that decide whether a Job gets through, and not what it learns: a run's name does not tell them."""
+    training = spec.training
+    fields = {
+        "resources": training.resources,
+        "template": training.template,
+        "backoffLimit": training.backoff_limit,
+        "imagePullSecrets": list(spec.image_pull_secrets),
+    }
+    return names.digest_of({key: value for key, value in fields.items() if value})
+
+
 def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -> Json:
     """The Job that trains, publishes and evaluates the run that the spec asks for."""
     training = spec.training
@@ -271,7 +283,8 @@ def parsed_serve_config(text: str) -> dict[str, Any]:
     """The parsed text of a live `serveConfigV2`, or {} where somebody wrote what is no mapping."""
     try:
         parsed = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # PyYAML lets a date such as 2026-02-30 and brackets a thousand deep through to Python.
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -300,12 +313,25 @@ def route_neighbour(owner: Owner, spec: Spec, text: str) -> str | None:
     return None
 
 
+def is_name_taken(owner: Owner, text: str) -> bool:
+    """Whether a live `serveConfigV2` has an application of somebody else's under our name: without our deployment in it."""
+    applications = [found for found in _objects(parsed_serve_config(text).get("applications")) if found.get("name") == owner.name]
+    deployments = [deployment for found in applications for deployment in _objects(found.get("deployments"))]
+    return bool(applications) and all(deployment.get("name") != names.DEPLOYMENT for deployment in deployments)
+
+
 def is_covered(desired: Any, live: Any) -> bool:
-    """Whether everything that `desired` says stands in `live`; what others added there is theirs."""
+    """Whether everything that `desired` says stands in `live`, in its order; what others added there is theirs.
+
+    cert-manager puts the path of a challenge into an Ingress (`acme.cert-manager.io/http01-edit-in-place`): to write ours over it
+    would be a quarrel without end. What we no longer ask for shows by the hash (`_hashed`).
+    """
     if isinstance(desired, Mapping):
         return isinstance(live, Mapping) and all(key in live and is_covered(value, live[key]) for key, value in desired.items())
     if isinstance(desired, list):
-        return isinstance(live, list) and len(live) == len(desired) and all(map(is_covered, desired, live))
+        # Each item is looked for behind the one before it.
+        rest = iter(live if isinstance(live, list) else [])
+        return isinstance(live, list) and all(any(is_covered(item, found) for found in rest) for item in desired)
     return bool(desired == live)
 
 
@@ -342,7 +368,7 @@ def _job(
     pod["spec"]["restartPolicy"] = "Never"
     pod["spec"]["terminationGracePeriodSeconds"] = 30
     pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-    metadata = _metadata(name, owner)
+    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec)})
     metadata["labels"].update({names.LABEL_ROLE: role, **labels})
     # Exit code 2 says that the input is wrong and a retry cannot help; an eviction is nobody's fault and costs no attempt.
     rules = [

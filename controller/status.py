@@ -57,6 +57,8 @@ def phase(conditions: Sequence[Condition]) -> str:
         return "Refused"
     if by_type[READY].status == "True":
         return "Ready"
+    if by_type[READY].status == "Unknown" and by_type[PROGRESSING].status == by_type[DEGRADED].status == "False":
+        return "Unknown"
     if by_type[PROGRESSING].status == "True" and by_type[DEGRADED].status == "False":
         return by_type[PROGRESSING].reason
     if by_type[DEGRADED].status == "True":
@@ -66,14 +68,18 @@ def phase(conditions: Sequence[Condition]) -> str:
 
 def events(before: Status, after: Status) -> tuple[Event, ...]:
     """What has changed, as a diary tells it: each thing once, where it belongs."""
-    news = [condition for condition in after.conditions if _is_news(condition, before.condition(condition.type))]
+    news = [condition for condition in after.conditions if _is_news(condition, before)]
     told = [Event("Warning" if (item.type, item.status) in _BAD else "Normal", item.reason, item.message) for item in news]
     # Where two conditions say the same, the warning is kept.
     unique = {(event.reason, event.message): event for event in sorted(told, key=lambda event: event.type)}
     return tuple(event for event in dict.fromkeys(told) if event in unique.values())
 
 
-def _is_news(condition: Condition, last: Condition | None) -> bool:
+def _is_news(condition: Condition, before: Status) -> bool:
+    last = before.condition(condition.type)
+    if last and last.status == "Unknown" and condition.status == "True" and before.candidate is None:
+        # It was asked in vain for a moment, and serves on: replicas that are slow to answer would fill the diary.
+        return False
     has_new_reason = last is None or (last.status, last.reason) != (condition.status, condition.reason)
     has_new_status = last is None or last.status != condition.status
     if condition.status == "Unknown" or condition.reason in _WAITS:

@@ -253,7 +253,7 @@ def job_that_said(tmp_path: Path, run: Any, exit_code: int) -> Any:
     manifest = resources.training_job(OWNER, spec(), here(tmp_path), IMAGES)
     condition = {"type": "Failed" if exit_code else "Complete", "status": "True", "reason": "PodFailurePolicy", "message": "exit code"}
     ended = {"terminated": {"exitCode": exit_code, "reason": "Completed", "message": log.read_text()}}
-    pod = {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"image": "train:1", "state": ended}]}}
+    pod = {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "train", "image": "train:1", "state": ended}]}}
     return observation.job_state({**manifest, "status": {"conditions": [condition]}}, [pod], "", None)
 
 

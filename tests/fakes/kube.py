@@ -61,6 +61,7 @@ class Kube:
     failing: int = 0
     failed: int = 0
     refuses_watches: bool = False
+    is_namespaced: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     # Orders.
@@ -127,6 +128,7 @@ class Kube:
         if match is None:
             raise Refused(404, "NotFound", path)
         plural, namespace, name, sub = match["plural"], match["namespace"] or "", match["name"], match["sub"]
+        self.check_rights(path)
         with self.changed:
             if self.failing > 0:
                 self.failing, self.failed = self.failing - 1, self.failed + 1
@@ -148,6 +150,11 @@ class Kube:
                 self.remove(*key)
                 return {"kind": "Status", "status": "Success"}
             return self._applied(key, sub, body)
+
+    def check_rights(self, path: str) -> None:
+        """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster."""
+        if self.is_namespaced and "/namespaces/" not in path:
+            raise Refused(403, "Forbidden", path)
 
     def _applied(self, key: tuple[str, str, str], sub: str | None, body: Document) -> Document:
         plural, namespace, name = key
@@ -280,6 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, path: str, query: dict[str, str]) -> None:
         kube, match = self.kube, _PATH.match(path)
         assert match
+        kube.check_rights(path)
         since = int(query.get("resourceVersion", 0))
         with kube.changed:
             if kube.refuses_watches:

@@ -274,13 +274,22 @@ class World:
         problem = Problem("TrainingDiverged", "the loss is NaN") if phase == "Failed" else None
         labels = job.labels
         return JobState(
-            name, labels[names.LABEL_ROLE], run, phase, labels.get(names.LABEL_EVALUATION), job.deleting, result=result, problem=problem
+            name,
+            labels[names.LABEL_ROLE],
+            run,
+            phase,
+            evaluation=labels.get(names.LABEL_EVALUATION),
+            deleting=job.deleting,
+            hash=job.manifest["metadata"]["annotations"][names.ANNOTATION_HASH],
+            result=result,
+            problem=problem,
         )
 
     def _supersede(self, job: Job) -> None:
         is_of_another_spec = job.labels[names.LABEL_RUN] != spec_of(self.document).run
         is_recorded = any(revision["run"] == job.labels[names.LABEL_RUN] for revision in self.status.get("revisions", []))
-        if is_of_another_spec and not is_recorded and not job.deleting:
+        # A failed Job of the same run goes only where the user has mended what its pods are made from.
+        if (is_of_another_spec or job.phase == "Failed") and not is_recorded and not job.deleting:
             self.superseded += 1
         job.deleting = True
 

@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
 class Running:
     """An operator in a thread of its own."""
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
+        self._namespaces = namespaces
         self._stop, self._ready, self._failure = threading.Event(), threading.Event(), []
         self._thread = threading.Thread(target=self._run, args=(kube,))
         self._thread.start()
@@ -85,8 +86,15 @@ class Running:
     def _run(self, kube: Kube) -> None:
         try:
             registry = kopf.OperatorRegistry()
-            handlers.register(registry, Harbour(kube), SETTINGS)
-            operator = kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=self._stop, ready_flag=self._ready)
+            handlers.register(registry, Harbour(kube), SETTINGS, self._namespaces)
+            operator = kopf.operator(
+                registry=registry,
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=self._stop,
+                ready_flag=self._ready,
+            )
             asyncio.run(operator)
         except BaseException as failure:  # noqa: BLE001 - it is told by the thread that waits
             self._failure.append(failure)
@@ -100,12 +108,12 @@ class Running:
 
 
 @pytest.fixture
-def operator(kube: Kube) -> Iterator[Callable[[], Running]]:
+def operator(kube: Kube) -> Iterator[Callable[..., Running]]:
     """Starts operators; each is stopped after the test."""
     running: list[Running] = []
 
-    def start() -> Running:
-        running.append(Running(kube))
+    def start(namespaces: Sequence[str] = ()) -> Running:
+        running.append(Running(kube, namespaces))
         return running[-1]
 
     yield start
@@ -193,6 +201,14 @@ def test_a_policy_model_gets_its_children_and_becomes_ready(kube, operator):
     come_to_rest(kube)
     check_the_end(kube)
     assert status(kube)["serving"]["revision"] == 1
+
+
+def test_rights_in_its_namespaces_are_enough_for_an_operator_of_these(kube, operator):
+    kube.is_namespaced = True
+    operator(["default"])
+    create(kube)
+    come_to_rest(kube)
+    check_the_end(kube)
 
 
 def test_a_policy_model_that_was_there_before_the_operator_is_brought_to_life(kube, operator):

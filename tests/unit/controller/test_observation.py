@@ -66,6 +66,11 @@ def test_a_job_that_was_just_made_runs():
     assert (state.result, state.problem, state.progress) == (None, None, None)
 
 
+def test_a_job_tells_what_its_pods_were_made_from():
+    assert seen(job()).hash is None
+    assert seen(job(annotations={"policymodel.dev/hash": "abc"})).hash == "abc"
+
+
 def test_a_job_that_succeeded_gives_the_last_line_of_its_termination_message():
     state = seen(job(ended("Complete")), pod(state=terminated("chatter\n" + said({"result": RESULT}) + "\n")))
     assert (state.phase, state.result, state.problem) == ("Succeeded", RESULT, None)
@@ -83,6 +88,18 @@ def test_of_several_pods_the_youngest_that_has_a_result_counts():
     new = pod("b", state=terminated(said({"result": RESULT})), age="2026-01-01T11:00:00Z")
     for pods in ((old, new), (new, old)):
         assert seen(job(ended("Complete")), *pods).result == RESULT
+
+
+def test_a_container_that_a_mesh_put_into_the_pod_says_nothing_of_ours():
+    mesh = {"name": "istio-proxy", "image": "mesh:1", "state": terminated()}
+    ours = {"name": "train", "image": "train:1", "state": terminated(said({"result": RESULT}))}
+    assert seen(job(ended("Complete")), pod(containerStatuses=[mesh, ours])).result == RESULT
+
+
+def test_a_failed_attempt_whose_pod_outlived_the_good_one_does_not_pass_for_it():
+    failed = pod(state=terminated(said({"error": {"reason": "StorageUnavailable", "message": "gone"}}), 1, "Error"))
+    state = seen(job(ended("Complete")), failed)
+    assert (state.phase, state.result, state.problem) == ("Succeeded", None, None)
 
 
 def test_a_job_that_succeeded_and_lost_its_pod_has_no_result():

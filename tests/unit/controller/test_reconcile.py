@@ -189,6 +189,27 @@ TRAINING = {
     "a run that failed without a word says so": Rung(
         lambda: with_job(phase="Failed"), "Trained", ("False", "TrainingFailed"), WITHOUT_TRAINING
     ),
+    "a run that failed is tried again once its pods are made otherwise": Rung(
+        lambda: with_job(phase="Failed", problem=BROKEN, hash="before"),
+        "Trained",
+        ("False", "Stopping"),
+        ["Apply PersistentVolumeClaim", "Delete train", *WITHOUT_TRAINING[1:]],
+    ),
+    "a run whose pod does not start is tried again once its pods are made otherwise": Rung(
+        lambda: with_job(problem=BROKEN, hash="before"),
+        "Trained",
+        ("False", "Stopping"),
+        ["Apply PersistentVolumeClaim", "Delete train", *WITHOUT_TRAINING[1:]],
+    ),
+    "a run that gets on is not stopped for a change of its pods": Rung(
+        lambda: with_job(hash="before"), "Trained", ("False", "Training"), WITHOUT_TRAINING
+    ),
+    "a run that failed as the spec has it now is not tried again": Rung(
+        lambda: with_job(phase="Failed", problem=BROKEN, hash=resources.job_hash(spec_of(document()))),
+        "Trained",
+        ("False", "Broken"),
+        WITHOUT_TRAINING,
+    ),
     "a lost result is asked for again": Rung(
         lambda: with_job(phase="Succeeded"),
         "Trained",
@@ -238,6 +259,18 @@ EVALUATION = {
     ),
     "an evaluation that failed without a word says so": Rung(
         lambda: evaluating(phase="Failed"), "Approved", ("False", "EvaluationFailed"), []
+    ),
+    "an evaluation that failed is tried again once its pods are made otherwise": Rung(
+        lambda: evaluating(phase="Failed", problem=BROKEN, hash="before"), "Approved", ("False", "Stopping"), ["Delete evaluate"]
+    ),
+    "an evaluation that tells of another one is not asked for again and again": Rung(
+        lambda: evaluating(
+            phase="Succeeded",
+            result={"digest": digest(RUN), "evaluation": {"id": "another", "episodes": 50, "seed": 1000, "mean": 500.0, "std": 0.0}},
+        ),
+        "Approved",
+        ("False", "NoResult"),
+        [],
     ),
     "a lost evaluation is asked for again": Rung(
         lambda: evaluating(phase="Succeeded"), "Approved", ("False", "ResultLost"), ["Delete evaluate"]
@@ -316,12 +349,25 @@ SERVING = {
     ),
 }
 
+
+def with_challenge(seen: Observed) -> Observed:
+    """What cert-manager's HTTP-01 solver does to an Ingress that it may edit in place."""
+    assert seen.ingress
+    live = copy.deepcopy(dict(seen.ingress.manifest))
+    live["spec"]["rules"][0]["http"]["paths"].insert(0, {"path": "/.well-known/acme-challenge/x", "pathType": "ImplementationSpecific"})
+    live["metadata"]["ownerReferences"].append({"uid": "another"})
+    return replace(seen, ingress=replace(seen.ingress, manifest=live))
+
+
 EXPOSURE = {
     "an Ingress that is missing is made": Rung(
         lambda: replace(ready().observe(), ingress=None), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
     ),
     "an Ingress for another host is changed": Rung(
         lambda: edited(serving__ingress={"host": "b.example"}).observe(), "Ready", ("False", "ExposingRoute"), ["Apply Ingress"]
+    ),
+    "an Ingress to which somebody added a path is left alone": Rung(
+        lambda: with_challenge(ready().observe()), "Ready", ("True", "Serving"), []
     ),
     "an Ingress that is not asked for any more goes": Rung(
         lambda: edited(serving__ingress=None).observe(), "Ready", ("True", "Serving"), ["Delete Ingress"]
@@ -397,6 +443,32 @@ def test_another_look_at_the_same_tells_nothing_new(rung):
     assert again.status.conditions == first.status.conditions
 
 
+def test_replicas_that_cannot_be_asked_now_and_then_are_no_rollout_and_fill_no_diary():
+    seen = ready().observe()
+    for _ in range(3):
+        for replicas in (Unknown("timeout"), seen.replicas):
+            planned = plan(replace(seen, replicas=replicas))
+            assert planned.events == ()
+            assert planned.status.candidate is None
+            assert condition(planned, "Progressing") == ("False", "Idle")
+            assert planned.status.phase == ("Ready" if replicas is seen.replicas else "Unknown")
+            seen = replace(seen, status=planned.status)
+
+
+def test_a_rollout_that_could_not_be_watched_for_a_moment_is_told_when_it_is_done():
+    world = edited(training__seed=2)
+    while "candidate" not in world.status:
+        world.get_on()
+    during = plan(replace(world.observe(), replicas=Unknown("timeout"))).status
+    assert during.candidate is not None
+    assert (during.phase, during.condition("Progressing").reason) == ("RollingOut", "RollingOut")
+    world.write(during)
+    world.kuberay()
+    for _ in range(3):
+        world.load()
+    assert "Serving" in [event.reason for event in plan(world.observe()).events]
+
+
 def test_before_anything_is_known_everything_is_made_in_an_order_that_may_stop_anywhere():
     planned = plan(fresh())
     assert does(planned) == MAKES
@@ -436,6 +508,26 @@ def test_a_failed_training_leaves_what_serves():
     assert condition(planned, "Available") == ("True", "PolicyAnswers")
     assert condition(planned, "Degraded") == ("True", "TrainingDiverged")
     assert f"delete the Job {job}" in planned.status.condition("Trained").message
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        {"training__resources": {"limits": {"memory": "8Gi"}}},
+        {"training__template": {"nodeSelector": {"disk": "ssd"}}},
+        {"training__backoffLimit": 5},
+        {"imagePullSecrets": [{"name": "registry"}]},
+    ],
+    ids=["resources", "template", "backoffLimit", "imagePullSecrets"],
+)
+def test_a_failed_training_heals_when_its_user_follows_the_advice(mended):
+    world = World()
+    world.reconcile()
+    world.fail(names.training_job("cartpole", RUN))
+    world.reconcile()
+    world.edit(**mended)
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
 
 
 def test_a_refused_spec_leaves_what_serves():
@@ -482,6 +574,26 @@ def test_adoption_writes_serve_config_and_nothing_else_of_the_ray_service():
     assert list(written[0].manifest["spec"]) == ["serveConfigV2"]
     applications = yaml.safe_load(written[0].manifest["spec"]["serveConfigV2"])["applications"]
     assert [application["name"] for application in applications] == ["other", "cartpole"]
+
+
+NAMESAKES = {
+    "without deployments": "applications: [{name: cartpole, import_path: a:b, route_prefix: /theirs}]",
+    "with another deployment": "applications: [{name: cartpole, import_path: a:b, deployments: [{name: Theirs}]}]",
+}
+
+
+@pytest.mark.parametrize("config", NAMESAKES.values(), ids=NAMESAKES)
+def test_adoption_does_not_overwrite_an_application_of_somebody_else_that_has_our_name(config):
+    planned = plan(adopting(config))
+    assert "rollout" not in does(planned)
+    assert condition(planned, "Degraded") == ("True", "NameInUse")
+
+
+def test_an_adopted_ray_service_on_its_way_out_is_not_promised_to_come_back():
+    seen = adopting(OTHERS)
+    step = reconcile.serving(replace(seen, ray_service=replace(seen.ray_service, deleting=True)), Images("train:1", "serve:1"), None)
+    assert step.actions == ()
+    assert step.finding.message == "the RayService shared is being deleted; create it again when it is gone"
 
 
 def test_adoption_of_what_is_written_already_writes_nothing():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -55,6 +57,10 @@ BAD = {
     "not JSON": (200, b"<html>"),
     "JSON of another kind": (200, b"[]"),
     "a report without a count": (200, b'{"runningReplicas": null, "replicas": []}'),
+    "a count that is none": (200, b'{"runningReplicas": Infinity, "replicas": []}'),
+    "a digest that is no text": (200, b'{"runningReplicas": 1, "replicas": [{"replica": "a", "serving": {"digest": ["b"]}}]}'),
+    "brackets without end": (200, b"[" * 100_000),
+    "a report without end": (200, b" " * (2 * 1024 * 1024) + REPORT),
     "rows of another kind": (200, b'{"runningReplicas": 1, "replicas": [{"replica": "a", "serving": "x"}]}'),
 }
 
@@ -86,6 +92,49 @@ def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_redirection_is_not_followed(answering):
+    elsewhere = answering(200, REPORT)
+
+    class Redirection(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", elsewhere)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirection) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        assert isinstance(asked(f"http://127.0.0.1:{server.server_port}/", True), Unknown)
+        server.shutdown()
+
+
+def test_one_who_answers_a_byte_now_and_then_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr("controller.replicas.REPORT_S", 0.2)
+
+    class Drip(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(1000):
+                    self.wfile.write(b" ")
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        began = time.monotonic()
+        assert isinstance(asked(f"http://127.0.0.1:{server.server_port}/", True), Unknown)
+        assert time.monotonic() - began < 5
+        server.shutdown()
 
 
 def test_one_who_never_answers_is_not_waited_for_for_ever():

@@ -282,7 +282,10 @@ def test_adoption_adds_ours_at_the_end():
 
 @pytest.mark.parametrize(
     "live",
-    ["", "applications:", "applications: []", "[1, 2]", "just text", "{broken: [", "applications: text", "applications: [text]", "{}"],
+    [
+        *("", "applications:", "applications: []", "[1, 2]", "just text", "{broken: [", "applications: text", "applications: [text]", "{}"),
+        *("since: 2026-02-30", "number: !!int x", "[" * 2000),
+    ],
 )
 def test_adoption_of_what_is_no_configuration_writes_ours(live):
     ours = [application for application in adopted(live)["applications"] if isinstance(application, dict)]
@@ -345,7 +348,9 @@ COVERED = {
     "another value": ({"a": 1}, {"a": 2}, False),
     "deep": ({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 1, "d": 2}], "e": 3}}, True),
     "deep and different": ({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 2}]}}, False),
-    "a longer list": ({"a": [1]}, {"a": [1, 2]}, False),
+    "a longer list": ({"a": [1, 2]}, {"a": [0, 1, 3, 2]}, True),
+    "a shorter list": ({"a": [1, 2]}, {"a": [1]}, False),
+    "the same twice": ({"a": [1, 1]}, {"a": [1, 2]}, False),
     "another order": ({"a": [1, 2]}, {"a": [2, 1]}, False),
     "not a mapping": ({"a": {"b": 1}}, {"a": "b"}, False),
     "not a list": ({"a": [1]}, {"a": {"0": 1}}, False),
