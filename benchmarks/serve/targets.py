@@ -81,7 +81,7 @@ def ours(world: World, name: str, replicas: int) -> Launch:
     deployment = {
         "name": "ServePPOModel",
         "num_replicas": replicas,
-        "user_config": {"outOfBounds": "Answer", "serving": {"uri": world.uri, "digest": world.digest, "revision": 1}},
+        "user_config": {"route": ROUTE, "outOfBounds": "Answer", "serving": {"uri": world.uri, "digest": world.digest, "revision": 1}},
     }
     return _by_local_serve(world, name, {"import_path": "app.serve:build", "deployments": [deployment]})
 

@@ -19,7 +19,7 @@ async def app(uri: str, digest: str) -> PolicyApp:
     async def status() -> dict[str, Any]:
         return holder.row()
 
-    return PolicyApp(holder, status)
+    return PolicyApp(holder, "cartpole", status)
 
 
 async def serve(port: int, uri: str, digest: str) -> None:
