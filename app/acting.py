@@ -123,28 +123,50 @@ class Serving:
             Problem, PartRefused: naming the bad part.
         """
         allowed = MEMBERS["observations" if is_batch else "observation"]
-        explore, seed, masks, state = (content.get(name) for name in allowed)
         for name in content:
             if name not in (*allowed, "observations" if is_batch else "observation"):
                 raise Problem(422, f"beside the observations there may be {', '.join(allowed)}, and nothing else", "")
-        if explore is not None and not isinstance(explore, bool):
-            raise Problem(422, "must be true or false", "/explore")
-        if seed is not None and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
-            raise Problem(422, f"must be an integer from 0 to {LARGEST_SEED}", "/seed")
+        masks, states = allowed[2:]
         count = len(observations[0])
         return Question(
             observations,
-            explore=bool(explore),
-            seed=seed,
-            masks=None if masks is None else self._masks.batch(_each(masks, count, allowed[2], is_batch), f"/{allowed[2]}", is_batch),
-            state=None if state is None else self._state(_each(state, count, allowed[3], is_batch), f"/{allowed[3]}", is_batch),
+            explore=explore_of(content, ""),
+            seed=seed_of(content, ""),
+            masks=self._masks.batch(_each(content[masks], count, masks, is_batch), f"/{masks}", is_batch) if masks in content else None,
+            state=self._state(_each(content[states], count, states, is_batch), f"/{states}", is_batch) if states in content else None,
         )
 
     def _state(self, sent: list[Any], pointer: str, is_batch: bool) -> Arrays:
         if not self.policy.is_recurrent:
             raise Problem(422, "may stand only where the policy is recurrent", pointer)
         start = as_json(self.policy.state_space, self.policy.initial_state(1))[0]
-        return self._states.batch([start if one is None else one for one in sent], pointer, numbered=is_batch)
+        return self._states.batch([start if one is None and is_batch else one for one in sent], pointer, numbered=is_batch)
+
+
+def explore_of(sent: dict[str, Any], pointer: str) -> bool:
+    """Whether an object at a pointer asks to explore.
+
+    Raises:
+        Problem: it says neither true nor false.
+    """
+    explore = sent.get("explore", False)
+    if not isinstance(explore, bool):
+        raise Problem(422, "must be true or false", f"{pointer}/explore")
+    return explore
+
+
+def seed_of(sent: dict[str, Any], pointer: str) -> int | None:
+    """The seed in an object at a pointer, where there is one; 7.0 is an integer of JSON.
+
+    Raises:
+        Problem: it is no seed.
+    """
+    if "seed" not in sent:
+        return None
+    seed = sent["seed"]
+    if type(seed) not in (int, float) or not 0 <= seed <= LARGEST_SEED or seed != int(seed):
+        raise Problem(422, f"must be an integer from 0 to {LARGEST_SEED}", f"{pointer}/seed")
+    return int(seed)
 
 
 def _each(sent: Any, count: int, name: str, is_batch: bool) -> list[Any]:

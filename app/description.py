@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from app import inference_protocol
 from app.acting import LARGEST_SEED, OBSERVATIONS, Serving
 from app.problem import TITLES
 from app.spaces import Array, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, dtype_limits
@@ -126,7 +127,6 @@ class Description:
         """The OpenAPI document of this policy."""
         act = {
             "summary": "The action for an observation, or the actions for many",
-            "operationId": "act",
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"oneOf": [self._body(), self._batch()]}, "example": self._example()}},
@@ -144,9 +144,8 @@ class Description:
         for path, (summary, media_type, problems) in told.items():
             content = {media_type: {"schema": {"type": "string" if media_type == "text/html" else "object"}}}
             responses = {"200": {"description": summary, "content": content}, **problems}
-            paths[self._route + path] = {
-                "get": {"summary": summary, "operationId": path.strip("/").replace("/", "-"), "responses": responses}
-            }
+            paths[self._route + path] = {"get": {"summary": summary, "responses": responses}}
+        paths |= inference_protocol.openapi_paths(self._route, self._name, _ANSWER_HEADERS)
         return {
             "openapi": "3.1.0",
             "info": {
@@ -180,10 +179,9 @@ class Description:
             one["state"] = self._state
             many["states"] = {"type": "array", "items": self._state}
         shapes = [{"type": "object", "properties": members, "required": list(members)} for members in (one, many)]
-        header = {"description": "The policy that answered", "schema": {"type": "string"}}
         return {
             "description": "The greedy action, or one drawn where explore is true",
-            "headers": {"x-policy-digest": header, "x-policy-revision": header},
+            "headers": _ANSWER_HEADERS,
             "content": {"application/json": {"schema": {"oneOf": shapes}}},
         }
 
@@ -226,6 +224,10 @@ def _problems(*statuses: int) -> dict[str, Any]:
     return {str(status): {"description": TITLES[status], "content": content} for status in statuses}
 
 
+_ANSWER_HEADERS = {
+    name: {"description": text, "schema": {"type": "string"}}
+    for name, text in {"x-policy-digest": "The policy that answered.", "x-policy-revision": "Its number."}.items()
+}
 _EXPLORING: dict[str, Schema] = {
     "explore": {"type": "boolean", "default": False, "description": "Draw from the distribution of actions."},
     "seed": {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED, "description": "Makes that draw repeatable."},

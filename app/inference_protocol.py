@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.acting import LARGEST_SEED, OBSERVATIONS, Question, Serving
+from app.acting import OBSERVATIONS, Question, Serving, explore_of, seed_of
 from app.meter import Meter
 from app.policy import tensor_names
-from app.problem import Headers, Problem, unavailable
+from app.problem import TITLES, Headers, Problem, unavailable
 from app.spaces import Array, LeafSpace, ObservationReader, PartRefused, Space, leaves
 
 ROOT = re.compile(r"/v2/?")
@@ -144,6 +144,66 @@ class Model:
         return Question(observations, explore=explore, seed=seed, state=tuple(states) or None)
 
 
+def openapi_paths(below: str, name: str, answer_headers: dict[str, Any]) -> dict[str, Any]:
+    """The protocol's paths as OpenAPI has them.
+
+    Args:
+        below: the route that they lie below.
+        name: of the model.
+        answer_headers: of what a policy answers.
+    """
+    texts, shape = {"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {"type": "integer"}}
+    data = {"type": "array", "items": {}}
+    metadata = {"name": {"type": "string"}, "datatype": {"type": "string"}, "shape": shape}
+    described = _members(metadata)
+    sent = _members({**metadata, "data": data})
+    model = {
+        "name": {"type": "string"},
+        "versions": texts,
+        "platform": {"type": "string"},
+        "inputs": {"type": "array", "items": described},
+        "outputs": {"type": "array", "items": described},
+    }
+    asked = _members({"inputs": {"type": "array", "items": sent}})
+    asked["properties"] |= {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    }
+    given = _members({"model_name": {"type": "string"}, "model_version": {"type": "string"}, "outputs": {"type": "array", "items": sent}})
+    ready, named = _members({"ready": {"type": "boolean"}}), f"/v2/models/{name}"
+    told = {
+        "/v2": ("Server metadata", _members({"name": {"type": "string"}, "version": {"type": "string"}, "extensions": texts}), (405,)),
+        "/v2/health/live": ("Whether the server lives", _members({"live": {"type": "boolean"}}), (405,)),
+        "/v2/health/ready": ("Whether the model is ready", ready, (405, 503)),
+        named: ("Model metadata", _members(model), (405, 503)),
+        f"{named}/ready": ("Whether the model is ready", ready, (405, 503)),
+    }
+    paths: dict[str, Any] = {
+        below + path: {"get": {"summary": summary, "responses": {"200": _content(summary, schema), **_errors(*problems)}}}
+        for path, (summary, schema, problems) in told.items()
+    }
+    infer = {
+        "summary": "Inference",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {"200": {**_content("The actions", given), "headers": answer_headers}, **_errors(400, 405, 408, 413, 500, 503)},
+    }
+    return {**paths, f"{below}{named}/infer": {"post": infer}}
+
+
+def _members(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _content(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": summary, "content": {"application/json": {"schema": schema}}}
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    schema = _members({"error": {"type": "string"}})
+    return {str(status): _content(TITLES[status], schema) for status in statuses}
+
+
 def _tensors(name: str, space: Space) -> dict[str, LeafSpace]:
     return {named: leaf.space for named, leaf in zip(tensor_names(name, space), leaves(space), strict=True)}
 
@@ -201,9 +261,4 @@ def _parameters(sent: Any) -> tuple[bool, int | None]:
         return False, None
     if not isinstance(sent, dict):
         raise Problem(422, "must be an object", "/parameters")
-    explore, seed = sent.get("explore", False), sent.get("seed")
-    if not isinstance(explore, bool):
-        raise Problem(422, "must be true or false", "/parameters/explore")
-    if seed is not None and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
-        raise Problem(422, f"must be an integer from 0 to {LARGEST_SEED}", "/parameters/seed")
-    return explore, seed
+    return explore_of(sent, "/parameters"), seed_of(sent, "/parameters")

@@ -150,8 +150,8 @@ def parsed_space(described: Any) -> Space:
         case {"type": "Discrete", "n": int(n), "start": int(start)} if n >= 1:
             return Discrete(n, start)
         case {"type": "Box", "shape": list(shape), "dtype": str(dtype), "low": low, "high": high}:
-            sizes = tuple(int(size) for size in shape)
-            return Box(sizes, np.dtype(dtype), _bound(low, sizes, -np.inf), _bound(high, sizes, np.inf))
+            sizes, kind = tuple(int(size) for size in shape), np.dtype(dtype)
+            return Box(sizes, kind, _bound(low, sizes, kind, -np.inf), _bound(high, sizes, kind, np.inf))
         case {"type": "MultiDiscrete", "nvec": list(nvec), "start": list(start)}:
             counts, starts = np.array(nvec, dtype=np.int64), np.array(start, dtype=np.int64)
             if counts.shape == starts.shape and (counts >= 1).all():
@@ -183,10 +183,13 @@ def described_space(space: Space) -> dict[str, Any]:
             return {"type": "Box", "shape": list(shape), "dtype": str(dtype), **bounds}
 
 
-def _bound(described: Any, shape: tuple[int, ...], unbounded: float) -> Array:
+def _bound(described: Any, shape: tuple[int, ...], dtype: np.dtype[Any], unbounded: float) -> Array:
     numbers = np.array(described, dtype=object)
     filled = np.where(numbers == None, unbounded, numbers)  # noqa: E711 - elementwise
-    return np.broadcast_to(filled.astype(np.float64), shape)
+    wide = filled.astype(np.float64)
+    # As the elements have it: 4.8 is a little more in float32, and is not out of bounds.
+    as_elements = wide.astype(dtype).astype(np.float64) if np.issubdtype(dtype, np.floating) else wide
+    return np.broadcast_to(as_elements, shape)
 
 
 def _described_bound(bound: Array) -> Any:

@@ -8,104 +8,13 @@ from typing import Any
 import httpx
 import jsonschema
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from fakes.policies import BOX, NESTED, Desk, nested, plain, recurrent
 
 from app import description
 from app.acting import Serving
-from app.asgi import Manners, PolicyApp
-from app.bundle import Bundle
-from app.meter import Meter
-from app.policy import Policy
+from app.asgi import PolicyApp
 from app.spaces import parsed_space
-
-BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": [-4.8, None, -0.5, None], "high": [4.8, None, 0.5, None]}
-NESTED = {
-    "type": "Dict",
-    "spaces": {
-        "position": {"type": "Box", "shape": [2], "dtype": "float32", "low": -1.0, "high": 1.0},
-        "held": {"type": "Discrete", "n": 3, "start": 1},
-    },
-}
-
-
-def model(inputs: list[Any], outputs: list[Any], nodes: list[Any], constants: dict[str, np.ndarray]) -> bytes:
-    graph = helper.make_graph(nodes, "policy", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
-
-
-def tensor(name: str, kind: int, *shape: int) -> Any:
-    return helper.make_tensor_value_info(name, kind, ["batch", *shape])
-
-
-def plain() -> Serving:
-    """Two actions, the second one three times as likely."""
-    nodes = [
-        helper.make_node("MatMul", ["observation", "weights"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["action_dist_inputs"]),
-        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
-    ]
-    constants = {"weights": np.zeros((4, 2), np.float32), "bias": np.array([0.0, np.log(3)], np.float32)}
-    outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
-    return serving(
-        BOX, {"type": "Discrete", "n": 2, "start": 0}, model([tensor("observation", TensorProto.FLOAT, 4)], outputs, nodes, constants)
-    )
-
-
-def nested() -> Serving:
-    """One of two buttons, by the sum of what is observed."""
-    nodes = [
-        helper.make_node("Cast", ["observation/0"], ["held"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["held", "one"], ["column"]),
-        helper.make_node("Concat", ["column", "observation/1"], ["all"], axis=1),
-        helper.make_node("MatMul", ["all", "weights"], ["action_dist_inputs"]),
-        helper.make_node("ArgMax", ["action_dist_inputs"], ["chosen"], axis=1, keepdims=0),
-        helper.make_node("Add", ["chosen", "five"], ["action"]),
-    ]
-    constants = {"weights": np.ones((3, 2), np.float32), "one": np.array([1], np.int64), "five": np.array(5, np.int64)}
-    inputs = [tensor("observation/0", TensorProto.INT64), tensor("observation/1", TensorProto.FLOAT, 2)]
-    outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
-    return serving(NESTED, {"type": "Discrete", "n": 2, "start": 5}, model(inputs, outputs, nodes, constants))
-
-
-def recurrent() -> Serving:
-    """Counts the steps of an episode in its state, and acts by it: 0 first, then 1."""
-    nodes = [
-        helper.make_node("Add", ["state/count", "one"], ["state_out/count"]),
-        helper.make_node("Sub", ["state_out/count", "half"], ["doubt"]),
-        helper.make_node("Concat", ["half_column", "state/count"], ["action_dist_inputs"], axis=1),
-        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
-        helper.make_node("Mul", ["state/count", "zero"], ["nothing"]),
-        helper.make_node("Add", ["nothing", "half"], ["half_column"]),
-    ]
-    order = [0, 1, 4, 5, 2, 3]
-    constants = {name: np.array([[value]], np.float32) for name, value in {"one": 1, "half": 0.5, "zero": 0}.items()}
-    inputs = [tensor("observation", TensorProto.FLOAT, 4), tensor("state/count", TensorProto.FLOAT, 1)]
-    outputs = [
-        tensor("action", TensorProto.INT64),
-        tensor("action_dist_inputs", TensorProto.FLOAT, 2),
-        tensor("state_out/count", TensorProto.FLOAT, 1),
-    ]
-    made = model(inputs, outputs, [nodes[i] for i in order], constants)
-    return serving(BOX, {"type": "Discrete", "n": 2, "start": 0}, made, state={"count": [1]})
-
-
-def serving(observation: Any, action: Any, onnx_model: bytes, **manifest: Any) -> Serving:
-    example = {"position": [0.5, 0.0], "held": 1} if observation is NESTED else [0.1, 0.2, 0.3, 0.4]
-    described = {"observationSpace": observation, "actionSpace": action, "environment": {"id": "Test-v0", "config": {}}, **manifest}
-    return Serving(Policy(Bundle("sha256:test", {**described, "golden": {"observations": [example]}}, onnx_model)), 3)
-
-
-class Desk:
-    """A replica that serves one policy."""
-
-    def __init__(self, serving: Serving | None, **manners: Any) -> None:
-        self.serving = serving
-        self.manners = Manners("/route", **manners)
-        self.meter = Meter()
 
 
 def answers(desk: Desk, *requests: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]) -> list[httpx.Response]:
@@ -256,14 +165,14 @@ def test_the_schema_of_a_space_takes_what_the_server_takes(name: str) -> None:
 
 def test_a_strict_schema_has_the_bounds_and_a_lenient_one_tells_them() -> None:
     strict, lenient = (description.schema_of(parsed_space(BOX), is_strict=strict) for strict in (True, False))
-    assert strict["prefixItems"][0] == {"type": "number", "minimum": -4.8, "maximum": 4.8}
-    assert (lenient["prefixItems"][0]["x-low"], lenient["prefixItems"][0]["minimum"] < -1e38) == (-4.8, True)
+    assert strict["prefixItems"][2] == {"type": "number", "minimum": -0.5, "maximum": 0.5}
+    assert (lenient["prefixItems"][2]["x-low"], lenient["prefixItems"][2]["minimum"] < -1e38) == (-0.5, True)
 
 
 def test_the_openapi_document_is_of_the_route_and_the_page_shows_the_policy() -> None:
     document = got(plain(), "/openapi.json").json()
     assert document["openapi"] == "3.1.0"
-    assert set(document["paths"]) == {"/route", *(f"/route{path}" for path in description.PATHS)}
+    assert {"/route", *(f"/route{path}" for path in description.PATHS)} <= set(document["paths"])
     page = got(plain(), "/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "sha256:test" in page.text

@@ -1,0 +1,144 @@
+"""The replicas under load: whatever is changed around them, no request fails."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from e2e.conftest import example
+from e2e.kube import INGRESS_URL, OBSERVATION, Load, Namespace, steady_load, wait
+
+
+def edit(namespace: Namespace, **serving: object) -> None:
+    """Changes fields of spec.serving, and waits until every replica answers so."""
+    document = example(namespace)
+    document["spec"]["serving"] |= serving
+    namespace.apply(document)
+    namespace.wait_condition("cartpole", "Ready", "True", timeout_s=300)
+
+
+def head_pod(namespace: Namespace) -> str:
+    (pod,) = (pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
+    return str(pod["metadata"]["name"])
+
+
+def kill_a_replica(namespace: Namespace) -> None:
+    """SIGKILL to one replica's process; procps is not in the image."""
+    program = (
+        "import os, signal, pathlib\n"
+        "found = [p for p in pathlib.Path('/proc').glob('[0-9]*') if (p / 'cmdline').read_bytes().startswith(b'ray::ServeReplica')]\n"
+        "os.kill(int(found[0].name), signal.SIGKILL)"
+    )
+    namespace.kubectl("exec", head_pod(namespace), "-c", "ray-head", "--", "python", "-c", program)
+
+
+def answered_meanwhile(namespace: Namespace, change: Callable[[], None], connections: int = 16) -> Load:
+    """What came back while something was changed, and for a while after it."""
+    with steady_load(f"{namespace.name}.localhost", connections) as load:
+        wait(lambda: len(load.digests) > 100, 60, "answers before the change")
+        change()
+        answered = len(load.digests)
+        wait(lambda: len(load.digests) > answered + 500, 60, "answers after the change")
+    return load
+
+
+def test_configurations_and_replicas_change_without_a_failed_request(cartpole: Namespace) -> None:
+    def change() -> None:
+        for bounds in ("Reject", "Answer"):
+            edit(cartpole, outOfBounds=bounds)
+        for replicas in (2, 1):
+            edit(cartpole, replicas=replicas)
+
+    load = answered_meanwhile(cartpole, change)
+    assert load.failures == []
+    assert len(set(load.digests)) == 1
+
+
+def test_the_policy_describes_itself_through_the_ingress(cartpole: Namespace) -> None:
+    host = {"Host": f"{cartpole.name}.localhost"}
+    url = f"{INGRESS_URL}/cartpole-ppo"
+    spec = requests.get(f"{url}/v1/spec", headers=host, timeout=10).json()
+    assert spec["digest"] == cartpole.get("policymodel", "cartpole")["status"]["serving"]["digest"]
+    assert requests.post(url, json=spec["example"], headers=host, timeout=10).status_code == 200
+    for path in ("/openapi.json", "/docs", "/healthz", "/v2/health/ready", "/v2/models/cartpole/ready"):
+        assert requests.get(f"{url}{path}", headers=host, timeout=10).status_code == 200, path
+
+
+def test_our_503_passes_haproxy_and_the_ingress_as_it_is(namespace: Namespace) -> None:
+    document = example(namespace)
+    document["spec"]["environment"]["id"] = "CartPole-v9"  # no policy will come
+    namespace.apply(document)
+
+    def unready() -> requests.Response | None:
+        try:
+            answer = requests.post(
+                f"{INGRESS_URL}/cartpole-ppo", json=OBSERVATION, headers={"Host": f"{namespace.name}.localhost"}, timeout=10
+            )
+        except requests.RequestException:
+            return None
+        return answer if answer.headers.get("content-type") == "application/problem+json" else None
+
+    answer = wait(unready, 240, "an answer of the replica's own")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def test_the_replicas_metrics_are_on_the_pods_endpoint(cartpole: Namespace) -> None:
+    host = {"Host": f"{cartpole.name}.localhost"}
+    assert requests.post(f"{INGRESS_URL}/cartpole-ppo", json=OBSERVATION, headers=host, timeout=10).status_code == 200
+    program = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/metrics').read().decode())"
+
+    def shown() -> bool:
+        text = cartpole.kubectl("exec", head_pod(cartpole), "-c", "ray-head", "--", "python", "-c", program)
+        wanted = ("ray_policymodel_requests_total{", 'code="200"', "ray_policymodel_request_seconds_bucket{", "ray_policymodel_loaded{")
+        return all(part in text for part in wanted)
+
+    wait(shown, 60, "the metrics of the replicas")
+
+
+@pytest.mark.full
+def test_ten_configurations_and_replicas_one_three_one_under_load(cartpole: Namespace) -> None:
+    def change() -> None:
+        for number in range(10):
+            edit(cartpole, outOfBounds=("Reject", "Answer")[number % 2])
+            time.sleep(4)
+        for replicas in (3, 1):
+            edit(cartpole, replicas=replicas)
+            time.sleep(20)
+
+    load = answered_meanwhile(cartpole, change)
+    print(json.dumps({"answers": len(load.digests), "failures": load.failures}))
+    assert load.failures == []
+
+
+@pytest.mark.full
+def test_a_killed_replica_of_two_loses_next_to_nothing(cartpole: Namespace) -> None:
+    edit(cartpole, replicas=2)
+
+    def change() -> None:
+        for _ in range(3):
+            kill_a_replica(cartpole)
+            time.sleep(5)
+            cartpole.wait_condition("cartpole", "Ready", "True", timeout_s=120)
+
+    load = answered_meanwhile(cartpole, change)
+    print(json.dumps({"answers": len(load.digests), "failures": load.failures}))
+    # What is being answered at the moment of the kill and has already begun to be sent is lost: HAProxy retries all else.
+    assert len(load.failures) <= len(load.digests) / 5000
+
+
+@pytest.mark.full
+def test_a_second_cluster_takes_over_under_load(cartpole: Namespace) -> None:
+    before = head_pod(cartpole)
+
+    def change() -> None:
+        edit(cartpole, template={"labels": {"example.com/cluster": "second"}})
+        time.sleep(90)  # the first cluster goes 60 s after the switch
+
+    load = answered_meanwhile(cartpole, change)
+    print(json.dumps({"answers": len(load.digests), "failures": load.failures}))
+    assert head_pod(cartpole) != before
+    assert load.failures == []
