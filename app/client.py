@@ -9,9 +9,10 @@ from typing import Any
 
 import requests
 
-from app.environments import Environment, parsed_environment
+from app.environments import Environment, parsed_environment, spaces_of
 from app.errors import InputError, RetryableError, RunError
 from app.report import parsed_json
+from app.spaces import ObservationReader, as_json, batched, value_at
 
 TIMEOUT_S = 10
 # 503 is said by a server without a policy yet; acting changes nothing, so asking again is safe.
@@ -58,29 +59,22 @@ class PolicyClient:
 
 def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool) -> float:
     """Plays one episode and gives its return; prints what is sent and received unless `quiet`."""
+    observation_space, action_space = spaces_of(one)
+    reader = ObservationReader(action_space)
     observation, _ = one.reset(seed=seed)
     total, is_over = 0.0, False
     while not is_over:
-        sent = observation.tolist()
+        (sent,) = as_json(observation_space, batched(observation_space, [observation]))
         if not quiet:
             print(f"-> Sending observation {json.dumps(sent)}")
         answer = client.ask(sent)
         if not quiet:
             print(f"<- Received response {json.dumps(answer)}")
-        action = answer["action"]
-        observation, reward, terminated, truncated, _ = one.step(_as_environment_takes_it(one, action))
+        action = value_at(action_space, reader.batch([answer["action"]]), 0)
+        observation, reward, terminated, truncated, _ = one.step(action)
         total += float(reward)
         is_over = terminated or truncated
     return total
-
-
-def _as_environment_takes_it(one: Any, action: Any) -> Any:
-    """A list of JSON becomes an array of the action space; an integer stays one."""
-    if isinstance(action, int):
-        return action
-    import numpy as np
-
-    return np.array(action, dtype=one.action_space.dtype)
 
 
 def _detail(response: requests.Response) -> str:
