@@ -3,9 +3,12 @@
 One JSON line a world: its result, or why there is none.
 """
 
+import contextlib
 import io
 import json
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,9 +71,27 @@ def trained(storage: str, name: str) -> dict[str, Any]:
         export.BRIGHTEST = scale
 
 
+@contextlib.contextmanager
+def one_ray() -> Iterator[None]:
+    """One Ray for all trainings: to start it takes longer than everything else in one so small."""
+    import ray
+
+    from app import trainer
+
+    directory = trainer._ray_temp_dir()
+    trainer._start_ray(directory, workers=1)
+    end = ray.shutdown
+    trainer._start_ray, ray.shutdown = (lambda *_: None), (lambda: None)
+    try:
+        yield
+    finally:
+        end()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def main() -> None:
     storage, *names = sys.argv[1:]
-    with claimed_stdout() as stream:
+    with claimed_stdout() as stream, one_ray():
         for name in names:
             print(json.dumps({name: trained(storage, name)}), file=stream, flush=True)
 
