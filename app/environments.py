@@ -12,10 +12,20 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from app.encoding import Encoding, flat_size
 from app.errors import InputError
-from app.spaces import Box, Discrete
+from app.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, leaves
 
 FIELD = "spec.environment"
+# A network's first layer has a row for each number of the observation.
+MOST_NUMBERS = 200_000
+BOX_DTYPES = ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+UNSUPPORTED = {
+    "Text": "a network takes numbers, and the length of a text varies; encode it in the environment, for example as MultiDiscrete",
+    "Sequence": "its length varies, and a network takes a fixed number of numbers; pad it in the environment",
+    "Graph": "its size varies, and a network takes a fixed number of numbers; pad it in the environment",
+    "OneOf": "which of its spaces a value is of varies; make it a Tuple of a Discrete and those spaces in the environment",
+}
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -78,7 +88,7 @@ def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -
     return Environment("", _allowed_entry_point(environment["entryPoint"], allowed_prefixes), config)
 
 
-def checked_spaces(environment: Environment) -> tuple[Box, Box | Discrete]:
+def checked_spaces(environment: Environment) -> tuple[Space, Space]:
     """Makes the environment once and gives its observation and action space.
 
     Raises:
@@ -96,7 +106,7 @@ def checked_spaces(environment: Environment) -> tuple[Box, Box | Discrete]:
         traceback.print_exc(file=sys.stderr)
         raise InputError("InvalidEnvironment", f"{FIELD}: {named} cannot be made with this config: {why}") from error
     try:
-        return _observation_box(one.observation_space), _action_space(one.action_space)
+        return spaces_of(one)
     finally:
         one.close()
 
@@ -136,21 +146,43 @@ def _entry_point_class(entry_point: str) -> Any:
         raise InputError("InvalidEnvironment", f"{FIELD}.entryPoint: {why}") from error
 
 
-def _observation_box(space: gymnasium.Space[Any]) -> Box:
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise InputError("UnsupportedSpace", f"{FIELD}: the observation space is {type(space).__name__}; supported is Box")
-    return _box(space)
+def spaces_of(one: gymnasium.Env[Any, Any]) -> tuple[Space, Space]:
+    """The observation and the action space of an environment.
+
+    Raises:
+        InputError: UnsupportedSpace, naming the part and the reason.
+    """
+    observation, action = _space(one.observation_space, "observation"), _space(one.action_space, "action")
+    size = sum(flat_size(leaf.space) for leaf in leaves(observation))
+    if size > MOST_NUMBERS and not Encoding(observation, action).is_image:
+        raise _unsupported("observation", "", f"has {size} numbers (one for each value of a Discrete); at most {MOST_NUMBERS} are possible")
+    for leaf in leaves(action):
+        if isinstance(leaf.space, Box) and not np.issubdtype(leaf.space.dtype, np.floating):
+            why = f"is Box of {leaf.space.dtype}, and RLlib has no distribution over it; MultiDiscrete can have the same values"
+            raise _unsupported("action", leaf.pointer, why)
+    return observation, action
 
 
-def _action_space(space: gymnasium.Space[Any]) -> Box | Discrete:
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(int(space.n), int(space.start))
-    if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return _box(space)
-    found = f"{type(space).__name__} of {space.dtype}"
-    raise InputError("UnsupportedSpace", f"{FIELD}: the action space is {found}; supported are Discrete and Box of floats")
+def _space(space: gymnasium.Space[Any], role: str, pointer: str = "") -> Space:
+    match space:
+        case gymnasium.spaces.Discrete():
+            return Discrete(int(space.n), int(space.start))
+        case gymnasium.spaces.MultiDiscrete():
+            return MultiDiscrete(space.nvec.astype(np.int64), space.start.astype(np.int64))
+        case gymnasium.spaces.MultiBinary():
+            return MultiBinary(tuple(int(size) for size in space.shape))
+        case gymnasium.spaces.Box() if str(space.dtype) in BOX_DTYPES:
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            return Box(tuple(int(size) for size in space.shape), np.dtype(space.dtype), low, high)
+        case gymnasium.spaces.Tuple() if space.spaces:
+            return Tuple(tuple(_space(part, role, f"{pointer}/{i}") for i, part in enumerate(space.spaces)))
+        case gymnasium.spaces.Dict() if space.spaces and all(isinstance(key, str) for key in space.spaces):
+            return Dict({key: _space(space.spaces[key], role, f"{pointer}/{key}") for key in sorted(space.spaces)})
+    kind = type(space).__name__
+    supported = "supported are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict (with text as keys) of at least one of them"
+    raise _unsupported(role, pointer, f"is {kind}{f' of {space.dtype}' if space.dtype else ''}; {UNSUPPORTED.get(kind, supported)}")
 
 
-def _box(space: gymnasium.spaces.Box) -> Box:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    return Box(tuple(int(size) for size in space.shape), np.dtype(space.dtype), low, high)
+def _unsupported(role: str, pointer: str, why: str) -> InputError:
+    place = f" at {pointer}" if pointer else ""
+    return InputError("UnsupportedSpace", f"{FIELD}: the {role} space{place} {why}")

@@ -15,7 +15,7 @@ from app.environments import Environment, parsed_environment
 from app.errors import InputError, RunError
 from app.policy import Policy, loaded_policy
 from app.report import ArgumentParser, Report, parsed_json, reported_run
-from app.spaces import assembled, batched
+from app.spaces import Arrays, batched, value_at
 from app.storage import Storage, open_storage, read_json, safe_name, storage_faults, write_aside
 
 # Environments that are open at a time; more would only take memory.
@@ -70,9 +70,9 @@ def played_episodes(policy: Policy, environment: Environment, episodes: int, see
     lengths: list[int] = []
     for first in range(0, episodes, MOST_TOGETHER):
         seeds = range(seed + first, seed + min(first + MOST_TOGETHER, episodes))
-        table = _Table(environment, seeds)
+        table = _Table(policy, environment, seeds)
         while table.live:
-            table.step(policy)
+            table.step()
         table.close()
         returns += table.returns
         lengths += table.lengths
@@ -85,19 +85,21 @@ class _Table:
     Not Gymnasium's vector environments: those begin a new episode where one ended, and the first N to end are the short ones.
     """
 
-    def __init__(self, environment: Environment, seeds: range) -> None:
+    def __init__(self, policy: Policy, environment: Environment, seeds: range) -> None:
+        self._policy = policy
+        self._state = policy.initial_state(len(seeds))
         self._environments = [environment.made() for _ in seeds]
         self._observations = [one.reset(seed=seed)[0] for one, seed in zip(self._environments, seeds, strict=True)]
         self.returns = [0.0] * len(seeds)
         self.lengths = [0] * len(seeds)
         self.live = list(range(len(seeds)))
 
-    def step(self, policy: Policy) -> None:
+    def step(self) -> None:
         """Acts once in each episode that has not ended."""
-        actions = policy.act(batched(policy.observation_space, [self._observations[index] for index in self.live]))
+        actions = self._actions(batched(self._policy.observation_space, [self._observations[index] for index in self.live]))
         still_live = []
-        for index, *parts in zip(self.live, *actions, strict=True):
-            action = assembled(policy.action_space, parts)
+        for row, index in enumerate(self.live):
+            action = value_at(self._policy.action_space, actions, row)
             observation, reward, terminated, truncated, _ = self._environments[index].step(action)
             self._observations[index] = observation
             self.returns[index] += float(reward)
@@ -105,6 +107,15 @@ class _Table:
             if not (terminated or truncated):
                 still_live.append(index)
         self.live = still_live
+
+    def _actions(self, observations: Arrays) -> Arrays:
+        """The greedy actions of the live episodes; each goes on from its own state."""
+        if not self._policy.is_recurrent:
+            return self._policy.act(observations)
+        decision = self._policy.decide(observations, tuple(state[self.live] for state in self._state))
+        for state, next_state in zip(self._state, decision.state, strict=True):
+            state[self.live] = next_state
+        return decision.actions
 
     def close(self) -> None:
         """Gives back what the environments hold."""

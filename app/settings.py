@@ -37,6 +37,15 @@ class Settings:
     fcnet_hiddens: tuple[int, ...] = (64, 64)
     fcnet_activation: str = "tanh"
     vf_share_layers: bool = False
+    observation_filter: str = "None"
+    use_lstm: bool = False
+    lstm_cell_size: int = 64  # RLlib's 256 is much beside hidden layers of 64
+    max_seq_len: int = 20
+
+    @property
+    def filters_observations(self) -> bool:
+        """Whether observations are normalised by their running mean and standard deviation."""
+        return self.observation_filter == "MeanStd"
 
     def training_arguments(self) -> dict[str, Any]:
         """The keyword arguments of `PPOConfig.training`."""
@@ -60,10 +69,12 @@ class Settings:
 
     def model_config(self) -> dict[str, Any]:
         """The model config of the RLModule: a dict, because `DefaultModelConfig()` brings `vf_share_layers=True`."""
+        recurrent = {"use_lstm": True, "lstm_cell_size": self.lstm_cell_size, "max_seq_len": self.max_seq_len}
         return {
             "fcnet_hiddens": list(self.fcnet_hiddens),
             "fcnet_activation": self.fcnet_activation,
             "vf_share_layers": self.vf_share_layers,
+            **(recurrent if self.use_lstm else {}),
         }
 
 
@@ -107,8 +118,11 @@ def _widths(value: Any) -> tuple[int, ...] | None:
 ACTIVATIONS = ("elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "tanh")
 
 
-def _activation(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in ACTIVATIONS else None
+FILTERS = ("None", "MeanStd")
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], str | None]:
+    return lambda value: value if isinstance(value, str) and value in allowed else None
 
 
 SETTINGS = {
@@ -128,8 +142,12 @@ SETTINGS = {
     "numEpochs": Setting("num_epochs", "an integer from 1 to 1000", _integer(1, 1000)),
     "numEnvs": Setting("num_envs", "an integer from 1 to 4096", _integer(1, 4096)),
     "fcnetHiddens": Setting("fcnet_hiddens", "a list of 1 to 8 integers from 1 to 4096", _widths),
-    "fcnetActivation": Setting("fcnet_activation", f"one of {', '.join(ACTIVATIONS)}", _activation),
+    "fcnetActivation": Setting("fcnet_activation", f"one of {', '.join(ACTIVATIONS)}", _one_of(ACTIVATIONS)),
     "vfShareLayers": Setting("vf_share_layers", "true or false", _boolean),
+    "observationFilter": Setting("observation_filter", f"one of {', '.join(FILTERS)}", _one_of(FILTERS)),
+    "useLstm": Setting("use_lstm", "true or false", _boolean),
+    "lstmCellSize": Setting("lstm_cell_size", "an integer from 1 to 4096", _integer(1, 4096)),
+    "maxSeqLen": Setting("max_seq_len", "an integer from 1 to 1000", _integer(1, 1000)),
 }
 
 

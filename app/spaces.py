@@ -229,6 +229,12 @@ def batched(space: Space, values: Sequence[Any]) -> Arrays:
     return tuple(np.array(column, dtype=leaf.space.dtype) for leaf, column in zip(leaves(space), columns, strict=True))
 
 
+def value_at(space: Space, arrays: Arrays, index: int) -> Any:
+    """One item of a batch as an environment takes it: a Discrete as an integer, any other leaf as an array, also one without dimensions."""
+    parts = zip(leaves(space), arrays, strict=True)
+    return assembled(space, [array[index] if isinstance(leaf.space, Discrete) else np.asarray(array[index]) for leaf, array in parts])
+
+
 def as_json(space: Space, arrays: Arrays) -> list[Any]:
     """The items of a batch as JSON values; `ObservationReader.batch` reads them.
 

@@ -19,18 +19,22 @@ import numpy as np
 
 from app.bundle import BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
 from app.checkpoints import RunState, restored_state, write_checkpoint
+from app.encoding import Encoding
 from app.environments import checked_spaces, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
-from app.policy import Decision
+from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.settings import parsed_settings
-from app.spaces import Array, Arrays, described_space
+from app.spaces import Array
 from app.stop import Point, Stop, next_point, parsed_stop
 from app.storage import Storage, open_storage, read_json, storage_faults, write_aside
 from app.trainer import Trainer, TrainingTask
 
 GOLDEN_OBSERVATIONS = 64
+# So that the numbers of large observations stay below half a megabyte of manifest.
+GOLDEN_NUMBERS = 100_000
+LEAST_GOLDEN = 4
 PARITY_OBSERVATIONS = 1024
 RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
 
@@ -96,8 +100,8 @@ def parsed_run(argv: Sequence[str]) -> Run:
     evaluation = parsed_json("--evaluation", arguments.evaluation)
     request = None if evaluation is None else parsed_request(evaluation)
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
-    spaces = checked_spaces(environment)
-    task = TrainingTask(environment, *spaces, settings, arguments.workers, arguments.seed)
+    encoding = Encoding(*checked_spaces(environment))
+    task = TrainingTask(environment, encoding, settings, arguments.workers, arguments.seed)
     return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix)
 
 
@@ -185,37 +189,32 @@ def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float)
 
 def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
     """Exports the policy, proves it equal to the trainer's, and publishes it; gives the digest."""
-    from app.export import exported_model, golden_record, prove_parity, trainer_answers
+    from app.export import described_policy, exported_model, golden_record, proven_policy
 
-    task = asked.task
-    module = trainer.module()
-    observations = (trainer.observations(PARITY_OBSERVATIONS),)
-    model = exported_model(module, task.observation_space, task.action_space)
-    answers = trainer_answers(module, task.action_space, trainer.trainer_action_space(), observations)
-    prove_parity(model, task.observation_space, task.action_space, observations, answers)
-    count = len(observations[0])
-    golden = np.linspace(0, count - 1, min(GOLDEN_OBSERVATIONS, count)).astype(int)
-    record = golden_record(task.observation_space, task.action_space, _rows(observations, golden), _rows_of(answers, golden))
+    encoding, module = asked.task.encoding, trainer.module()
+    recording = trainer.recording(PARITY_OBSERVATIONS)
+    model = exported_model(module, encoding, recording.filter)
+    described = described_policy(encoding, module)
+    policy = proven_policy(model, described, recording)
+    golden = golden_record(encoding, recording.rows(_golden_rows(recording)), policy)
     with storage_faults():
-        return published_bundle(asked.storage, _facts(task, state, record), model)
+        return published_bundle(asked.storage, {**_facts(asked.task, state), **described, "golden": golden}, model)
 
 
-def _rows(arrays: Arrays, rows: Array) -> Arrays:
-    return tuple(array[rows] for array in arrays)
+def _golden_rows(recording: Recording) -> Array:
+    """Which steps become golden: spread over all, fewer where observations are large."""
+    steps = len(recording.is_first)
+    size = sum(array[0].size for array in (*recording.observations, *recording.states, *recording.answers.state))
+    count = min(steps, max(LEAST_GOLDEN, min(GOLDEN_OBSERVATIONS, GOLDEN_NUMBERS // size)))
+    return np.linspace(0, steps - 1, count).astype(int)
 
 
-def _rows_of(answers: Decision, rows: Array) -> Decision:
-    return Decision(_rows(answers.actions, rows), answers.action_dist_inputs[rows], _rows(answers.state, rows))
-
-
-def _facts(task: TrainingTask, state: RunState, golden: dict[str, Any]) -> dict[str, Any]:
+def _facts(task: TrainingTask, state: RunState) -> dict[str, Any]:
     """The manifest's content: no clock and no name in it, so equal trainings give equal digests."""
-    config = {**task.settings.training_arguments(), **task.settings.model_config(), "num_envs": task.settings.num_envs}
+    filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
+    config = {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
     return {
         "environment": task.environment.described(),
-        "observationSpace": described_space(task.observation_space),
-        "actionSpace": described_space(task.action_space),
-        "state": {},
         "seed": task.seed,
         "configHash": digest_of(canonical_json(config)),
         "config": config,
@@ -223,7 +222,6 @@ def _facts(task: TrainingTask, state: RunState, golden: dict[str, Any]) -> dict[
         "envSteps": state.curve[-1].env_steps,
         "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
-        "golden": golden,
     }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
+from app.encoding import Encoding
 from app.environments import Environment
+from app.recording import Recording, recorded
 from app.settings import Settings
-from app.spaces import Array, Box, Discrete
 
 REGISTERED_NAME = "policymodel-environment"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -32,11 +32,18 @@ class TrainingTask:
     """
 
     environment: Environment
-    observation_space: Box
-    action_space: Box | Discrete
+    encoding: Encoding
     settings: Settings
     workers: int
     seed: int
+
+    def model_config(self) -> dict[str, Any]:
+        """The model config of the RLModule. Behind a CNN the hidden layers are those of the heads."""
+        config = self.settings.model_config()
+        if not self.encoding.is_image:
+            return config
+        heads = {"head_fcnet_hiddens": config["fcnet_hiddens"], "head_fcnet_activation": config["fcnet_activation"]}
+        return {**config, **heads, "conv_filters": self.encoding.conv_filters}
 
 
 @dataclass(frozen=True)
@@ -91,24 +98,14 @@ class Trainer:
         """Goes on from what `save` wrote. RLlib refuses relative paths."""
         self._algorithm.restore_from_path(str(directory.resolve()))
 
-    def observations(self, count: int) -> Array:
-        """About `count` observations that the policy meets while it explores, as the environment gives them."""
-        runners = self._algorithm.env_runner_group
-        steps = -(-count // max(1, self._task.workers))
-        sampled = runners.foreach_env_runner(lambda runner: runner.sample(num_timesteps=steps), local_env_runner=self._task.workers == 0)
-        episodes = [episode for one in sampled for episode in one]
-        flat = np.concatenate([np.asarray(episode.get_observations()) for episode in episodes])
-        space = self._task.observation_space
-        # Episodes hold what the trainer saw (flat float32); the way back is exact for what float32 can hold.
-        return flat.reshape(-1, *space.shape).astype(space.dtype)
-
     def module(self) -> Any:
         """The RLModule as it is now."""
         return self._algorithm.get_module()
 
-    def trainer_action_space(self) -> gymnasium.Space[Any]:
-        """The action space that RLlib trains with."""
-        return trained_action_space(self._task.action_space)
+    def recording(self, count: int) -> Recording:
+        """What this policy answers greedily, through all of RLlib, to about `count` observations of its environment."""
+        task = self._task
+        return recorded(self._algorithm, _algorithm_config(task), task.environment, task.encoding, task.seed, count)
 
     def close(self) -> None:
         """Ends the algorithm and its Ray."""
@@ -120,57 +117,13 @@ class Trainer:
         shutil.rmtree(self._temp_dir, ignore_errors=True)
 
 
-def trained_action_space(space: Box | Discrete) -> gymnasium.Space[Any]:
-    """The action space as RLlib is to see it: its action pipeline takes a Discrete space to begin at 0."""
-    if isinstance(space, Discrete):
-        return gymnasium.spaces.Discrete(space.n)
-    kind: Any = space.dtype.type
-    return gymnasium.spaces.Box(space.low.astype(kind), space.high.astype(kind), space.shape, kind)
-
-
 def made_for_rllib(context: dict[str, Any]) -> Any:
-    """Makes what RLlib asks for: one environment, or `num_envs` behind their vector entry point.
-
-    Observations become flat float32 and Discrete actions begin at 0, because RLlib's own pieces do not do that for every Box and
-    every start; the exported graph does the same.
-    """
+    """Makes what RLlib asks for: one environment, or `num_envs` behind their vector entry point."""
     environment: Environment = context["environment"]
-    observation: Box = context["observation_space"]
-    action: Box | Discrete = context["action_space"]
+    encoding: Encoding = context["encoding"]
     if "num_envs" in context:
-        return _adapted_vector(environment.made_vector(context["num_envs"]), observation, action)
-    return _adapted(environment.made(), observation, action)
-
-
-def _is_plain(space: Box) -> bool:
-    return len(space.shape) == 1 and space.dtype == np.float32
-
-
-def _flat_space(space: Box) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32), dtype=np.float32)
-
-
-def _adapted(one: Any, observation: Box, action: Box | Discrete) -> Any:
-    if not _is_plain(observation):
-        one = gymnasium.wrappers.TransformObservation(one, lambda seen: np.asarray(seen, np.float32).ravel(), _flat_space(observation))
-    if isinstance(action, Discrete) and action.start:
-        one = gymnasium.wrappers.TransformAction(one, lambda chosen: chosen + action.start, gymnasium.spaces.Discrete(action.n))
-    return one
-
-
-def _adapted_vector(many: Any, observation: Box, action: Box | Discrete) -> Any:
-    if not _is_plain(observation):
-        flat = _flat_space(observation)
-        many = gymnasium.wrappers.vector.TransformObservation(
-            many, lambda seen: np.asarray(seen, np.float32).reshape(len(seen), -1), single_observation_space=flat
-        )
-    if isinstance(action, Discrete) and action.start:
-        from_zero = gymnasium.spaces.Discrete(action.n)
-        spaces = gymnasium.vector.utils.batch_space(from_zero, many.num_envs)
-        many = gymnasium.wrappers.vector.TransformAction(
-            many, lambda chosen: chosen + action.start, action_space=spaces, single_action_space=from_zero
-        )
-    return many
+        return encoding.adapted_vector(environment.made_vector(context["num_envs"]))
+    return encoding.adapted(environment.made())
 
 
 def _import_rllib() -> None:
@@ -205,7 +158,7 @@ def _algorithm_config(task: TrainingTask) -> Any:
     from ray.tune.registry import register_env
 
     register_env(REGISTERED_NAME, made_for_rllib)
-    context = {"environment": task.environment, "observation_space": task.observation_space, "action_space": task.action_space}
+    context = {"environment": task.environment, "encoding": task.encoding}
     mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if task.environment.has_vector_entry_point() else gymnasium.VectorizeMode.SYNC
     return (
         PPOConfig()
@@ -214,8 +167,15 @@ def _algorithm_config(task: TrainingTask) -> Any:
             num_env_runners=task.workers,
             num_envs_per_env_runner=max(1, task.settings.num_envs // max(1, task.workers)),
             gym_env_vectorize_mode=mode,
+            env_to_module_connector=_observation_filter if task.settings.filters_observations else None,
         )
         .training(**task.settings.training_arguments())
-        .rl_module(model_config=task.settings.model_config())
+        .rl_module(model_config=task.model_config())
         .debugging(seed=task.seed, log_level="ERROR")
     )
+
+
+def _observation_filter(env: Any, spaces: Any, device: Any) -> Any:
+    from ray.rllib.connectors.env_to_module import MeanStdFilter
+
+    return MeanStdFilter()

@@ -50,6 +50,9 @@ RUNS = {
     "a class of a package": {"environment": {"entryPoint": "gymnasium.envs.classic_control.cartpole:CartPoleEnv"}},
     "arguments of the environment": {"environment": {"id": "CartPole-v1", "config": {"sutton_barto_reward": True}}},
     "every setting": {"training__config": {"lr": 0.01, "gradClip": 1, "fcnetHiddens": [8], "fcnetActivation": "relu", "useKlLoss": True}},
+    "an observation filter and an LSTM": {
+        "training__config": {"observationFilter": "MeanStd", "useLstm": True, "lstmCellSize": 16, "maxSeqLen": 8}
+    },
     "every stop criterion": {"training__stop": {"episodeReturnMean": -1.5, "envSteps": 1, "iterations": 2, "timeSeconds": 10}},
     "another gate": {"gate__episodes": 10, "gate__seed": 5},
 }
@@ -156,6 +159,7 @@ BEYOND += [
 ]
 BEYOND += [("numEnvs", 0), ("trainBatchSize", 10_000_001), ("minibatchSize", 0), ("fcnetHiddens", []), ("fcnetHiddens", [0])]
 BEYOND += [("fcnetHiddens", [8] * 9), ("fcnetHiddens", [4097]), ("fcnetActivation", "step"), ("useKlLoss", 1), ("vfShareLayers", "yes")]
+BEYOND += [("observationFilter", "Max"), ("useLstm", 1), ("lstmCellSize", 0), ("lstmCellSize", 4097), ("maxSeqLen", 0), ("maxSeqLen", 1001)]
 BEYOND += [("lr", "0.1"), ("numEpochs", 1.5), ("fcnetHiddens", 64), ("other", 1)]
 
 

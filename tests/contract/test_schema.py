@@ -96,6 +96,8 @@ GOOD = {
     "the smallest stop": text(("spec.training.stop", {"iterations": 1})),
     "no stop": text(("spec.training.stop", GONE)),
     "no config": text((CONFIG, GONE)),
+    "an LSTM behind a filter": text((CONFIG, {"useLstm": True, "lstmCellSize": 1, "maxSeqLen": 1, "observationFilter": "MeanStd"})),
+    "no filter": text((f"{CONFIG}.observationFilter", "None")),
     "an integer that is written as a fraction": text(("spec.training.seed", 1.0)),
     "an integer where a number is asked for": text((f"{CONFIG}.lr", 1)),
     "a negative threshold": text(("spec.gate.minReturn", -0.5)),
@@ -153,6 +155,8 @@ BAD = {
     "gamma above 1": text((f"{CONFIG}.gamma", 1.01)),
     "no layers": text((f"{CONFIG}.fcnetHiddens", [])),
     "a layer of 0": text((f"{CONFIG}.fcnetHiddens", [0])),
+    "another filter": text((f"{CONFIG}.observationFilter", "Max")),
+    "an LSTM of 0": text((f"{CONFIG}.lstmCellSize", 0)),
     "another activation": text((f"{CONFIG}.fcnetActivation", "gelu")),
     "a minibatch larger than the batch": text((f"{CONFIG}.minibatchSize", 64), (f"{CONFIG}.trainBatchSize", 32)),
     "a minibatch larger than the default batch": text((f"{CONFIG}.minibatchSize", 1025)),
@@ -258,6 +262,8 @@ def without_nulls_of_the_environment(document: dict[str, Any]) -> dict[str, Any]
 @pytest.mark.parametrize("manifest", GOOD.values(), ids=GOOD)
 def test_a_good_object_is_taken_by_the_server_with_the_same_defaults(server, manifest):
     stored = accepted(manifest)
+    if stored is None and not is_ours():
+        pytest.skip("the cluster holds the CRD of another checkout, which refuses it; run `make deploy`")
     assert stored is not None
     assert without_nulls_of_the_environment(schema.load(manifest)["spec"]) == stored["spec"]
 

@@ -73,16 +73,16 @@ def test_our_503_passes_haproxy_and_the_ingress_as_it_is(namespace: Namespace) -
     document["spec"]["environment"]["id"] = "CartPole-v9"  # no policy will come
     namespace.apply(document)
 
-    def unready() -> requests.Response | None:
+    def unready() -> tuple[requests.Response] | None:
         try:
             answer = requests.post(
                 f"{INGRESS_URL}/cartpole-ppo", json=OBSERVATION, headers={"Host": f"{namespace.name}.localhost"}, timeout=10
             )
         except requests.RequestException:
             return None
-        return answer if answer.headers.get("content-type") == "application/problem+json" else None
+        return (answer,) if answer.headers.get("content-type") == "application/problem+json" else None
 
-    answer = wait(unready, 240, "an answer of the replica's own")
+    (answer,) = wait(unready, 240, "an answer of the replica's own")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 

@@ -44,12 +44,23 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
         ("fcnetActivation", "cube"),
         ("fcnetActivation", []),
         ("vfShareLayers", "yes"),
+        ("observationFilter", None),
+        ("observationFilter", "meanStd"),
+        ("useLstm", "no"),
+        ("lstmCellSize", 0),
+        ("maxSeqLen", 1.5),
         ("learningRate", 0.1),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_named(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"spec\.training\.config\.{name}"):
         parsed_settings({name: value})
+
+
+def test_the_settings_of_an_lstm_enter_the_model_only_where_one_is_asked_for() -> None:
+    assert "lstm_cell_size" not in parsed_settings({"lstmCellSize": 8}).model_config()
+    model = parsed_settings({"useLstm": True, "lstmCellSize": 8}).model_config()
+    assert (model["use_lstm"], model["lstm_cell_size"], model["max_seq_len"]) == (True, 8, 20)
 
 
 def test_an_integer_may_come_as_a_whole_float() -> None:

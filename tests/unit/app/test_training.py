@@ -97,7 +97,11 @@ def test_a_diverged_training_ends_for_good(storage: Storage, trained: Callable[.
         (["--environment", '{"id": "CartPol-v1"}'], "InvalidEnvironment", "CartPole-v1"),
         (["--environment", '{"id": "os:CartPole-v1"}'], "InvalidEnvironment", "spec.environment.id"),
         (["--environment", '{"id": "CartPole-v1", "config": {"speed": 1}}'], "InvalidEnvironment", "speed"),
-        (["--environment", '{"id": "Taxi-v3"}'], "UnsupportedSpace", "Discrete"),
+        (
+            ["--environment", '{"entryPoint": "worlds:Words"}'],
+            "UnsupportedSpace",
+            "spec.environment: the observation space at /say/0 is Text",
+        ),
         (["--environment", '{"entryPoint": "os:path"}'], "EntryPointNotAllowed", "worlds"),
         (["--config", '{"lrr": 1}'], "InvalidConfig", "spec.training.config.lrr"),
         (["--stop", "{}"], "InvalidConfig", "spec.training.stop"),

@@ -30,3 +30,96 @@ class Explosive(ShiftedDiscrete):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, more = super().step(action)
         return observation, float("inf"), terminated, truncated, more
+
+
+class Panel(gymnasium.Env[Any, Any]):
+    """Spaces of any kind with observations drawn from them; an action outside its space ends the process with an assertion."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self._left = 12
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self._left -= 1
+        return self.observation_space.sample(), float(np.sum(spaces.flatten(self.action_space, action))), self._left == 0, False, {}
+
+
+class Dials(Panel):
+    """A Dict of most kinds; MultiDiscrete actions of two dimensions that begin anywhere."""
+
+    observation_space = spaces.Dict(
+        {
+            "speed": spaces.Box(-1, 1, (3,), np.float64),
+            "gear": spaces.Discrete(4, start=-1),
+            "dials": spaces.MultiDiscrete([2, 3], start=[5, 0]),
+            "lamps": spaces.MultiBinary([2, 2]),
+            "radar": spaces.Box(0, 1000, (2, 2), np.uint16),
+        }
+    )
+    action_space = spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, -1], [7, 0]])
+
+
+class Lamps(Panel):
+    """Switches as observations and as actions."""
+
+    observation_space = spaces.MultiBinary(5)
+    action_space = spaces.MultiBinary([2, 3])
+
+
+class Crane(Panel):
+    """Actions nested in a Tuple and a Dict, with Boxes of every kind of bound."""
+
+    observation_space = spaces.Tuple((spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Dict({"b": spaces.Discrete(2)})))
+    action_space = spaces.Tuple(
+        (
+            spaces.Discrete(3, start=2),
+            spaces.Dict(
+                {
+                    "grip": spaces.MultiBinary(2),
+                    "arm": spaces.Box(-2, 5, (2, 2), np.float32),
+                    "winch": spaces.Box(0, np.inf, (), np.float64),
+                }
+            ),
+        )
+    )
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        # A Box without an upper bound is left alone by RLlib, so its actions leave the space.
+        assert isinstance(action, tuple)
+        action[1]["winch"] = np.abs(action[1]["winch"])
+        return super().step(action)
+
+
+class Screen(Panel):
+    """Small pictures, channels last."""
+
+    observation_space = spaces.Box(0, 255, (42, 42, 3), np.uint8)
+    action_space = spaces.Discrete(3)
+
+
+class Frames(Panel):
+    """Stacked grey pictures, channels first, and a continuous action in half precision."""
+
+    observation_space = spaces.Box(0, 255, (4, 20, 24), np.uint8)
+    action_space = spaces.Box(-3, 1, (2,), np.float16)
+
+
+class Offset(Panel):
+    """Observations far from 0, with a part that never changes."""
+
+    observation_space = spaces.Box(np.array([1e4, -0.1, 7], np.float32), np.array([1e4 + 3, 0.1, 7], np.float32))
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+
+class Words(Panel):
+    """A space that no network takes."""
+
+    observation_space = spaces.Dict({"say": spaces.Tuple((spaces.Text(5),))})
+    action_space = spaces.Discrete(2)
