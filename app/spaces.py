@@ -17,10 +17,14 @@ Arrays hold a batch: one for each leaf (a space that holds no others), in the or
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
+
+# Up to this length a vector is faster looked at element by element than as an array.
+SHORT_VECTOR = 16
 
 Array = npt.NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -272,6 +276,7 @@ class ObservationReader:
         self._limited = [
             (i, leaf.space) for i, leaf in enumerate(self._leaves) if isinstance(leaf.space, Box) and not leaf.space.is_unlimited
         ]
+        self._vector_bounds = _vector_bounds(space)
 
     def batch(self, sent: Sequence[Any], pointer: str = "", numbered: bool = True) -> Arrays:
         """The observations, one array for each leaf.
@@ -298,6 +303,10 @@ class ObservationReader:
 
     def out_of_bounds(self, observations: Arrays) -> int:
         """How many observations of the batch lie outside the bounds of a Box."""
+        if self._vector_bounds is not None and len(observations[0]) == 1:
+            return int(
+                any(not low <= value <= high for value, (low, high) in zip(observations[0][0].tolist(), self._vector_bounds, strict=True))
+            )
         outside: Any = None
         for index, space in self._limited:
             batch = observations[index]
@@ -306,6 +315,13 @@ class ObservationReader:
                 rows = beyond.reshape(len(batch), -1).any(axis=1)
                 outside = rows if outside is None else outside | rows
         return 0 if outside is None else int(outside.sum())
+
+
+def _vector_bounds(space: Space) -> list[tuple[float, float]] | None:
+    """The bounds of each element of a short vector; None for any other space."""
+    if not isinstance(space, Box) or len(space.shape) != 1 or space.shape[0] > SHORT_VECTOR or space.is_unlimited:
+        return None
+    return list(zip(space.low.tolist(), space.high.tolist(), strict=True))
 
 
 def _checked_parts(space: Space, sent: Any, pointer: str) -> list[Any]:
@@ -347,6 +363,9 @@ class _LeafReader:
         self._is_integer = not np.issubdtype(space.dtype, np.floating)
         self._least, self._most = _limits(space)
         self._is_encoded = not isinstance(space, Box)
+        # The limits of a short vector that is alike in all its elements, as Python's own numbers: see `_vector`.
+        is_short = len(space.shape) == 1 and 0 < space.shape[0] <= SHORT_VECTOR and not self._is_integer
+        self._vector_limits = (float(self._least[0]), float(self._most[0])) if is_short and isinstance(space, Box) else None
 
     def batch(self, sent: Sequence[Any], pointer: str, numbered: bool, below: str = "") -> Array:
         """The array of the leaf; `below` is the leaf's pointer below each item.
@@ -354,6 +373,8 @@ class _LeafReader:
         Raises:
             ObservationRefused: naming the first bad part by its pointer.
         """
+        if self._vector_limits is not None and len(sent) == 1 and self._is_vector(sent[0], *self._vector_limits):
+            return np.array(sent, dtype=self._dtype)
         if _is_numbers(sent, len(self._shape) + 1):
             try:
                 wide = np.array(sent, dtype=np.float64)
@@ -365,6 +386,16 @@ class _LeafReader:
             place = f"{pointer}/{index}{below}" if numbered else f"{pointer}{below}"
             self._refuse_bad_part(item, self._shape, self._least, self._most, place)
         raise ObservationRefused(pointer, f"must have shape {list(self._shape)}")
+
+    def _is_vector(self, item: Any, least: float, most: float) -> bool:
+        """Whether the only item of a batch is a short vector of numbers within its limits.
+
+        The commonest of all requests: Python's own numbers are compared in a third of the time that NumPy takes to begin.
+        """
+        if type(item) is not list or len(item) != self._shape[0] or not set(map(type, item)) <= {int, float}:
+            return False
+        # NaN may slip through a comparison, but not through a sum.
+        return least <= min(item) and max(item) <= most and not isnan(sum(item))
 
     def _is_representable(self, wide: Array, least: Array, most: Array) -> bool:
         # A comparison with NaN is false, and the limits are finite.
