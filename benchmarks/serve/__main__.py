@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import signal
 import statistics
 import subprocess
@@ -99,8 +100,8 @@ def _measured_rows(world: World, chosen: Sequence[Target], arguments: argparse.N
     busy = dict.fromkeys([target.name for target in chosen], 0.0)
     with _started(world, chosen) as launches:
         for number in range(arguments.rounds):
-            # Each round begins elsewhere, so that nobody is always measured first, or always after the same neighbour's load.
-            for target, connections, batch in cells[number % len(cells) :] + cells[: number % len(cells)]:
+            # Another order in each round, so that nobody is always measured first, or always after the same neighbour.
+            for target, connections, batch in random.Random(number).sample(cells, len(cells)):
                 cell = measured_load(target.request(launches[target.server], batch), connections, arguments.seconds)
                 rows[target.name, connections, batch].add(cell)
                 busy[target.name] = max(busy[target.name], cell.busy)

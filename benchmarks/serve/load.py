@@ -70,12 +70,14 @@ class _Connection(asyncio.Protocol):
         self._received += data
         if self._transport is None or not is_whole(self._received):
             return
+        if self._is_over:
+            self.abort()
+            return
         if self._received[9:12] == b"200":
             self._cell.latencies_s.append(time.perf_counter() - self._asked_at)
         else:
             self._cell.failures += 1
-        if not self._is_over:
-            self._ask(self._transport)
+        self._ask(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._is_over:
@@ -84,8 +86,11 @@ class _Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
     def stop(self) -> None:
-        """Ends the connection; an answer that is under way is not counted."""
+        """Asks no more; the answer that is under way ends the connection and is not counted."""
         self._is_over = True
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -107,19 +112,24 @@ def is_whole(received: bytes) -> bool:
     return b"\r\ntransfer-encoding: chunked" in head and received.endswith(b"0\r\n\r\n")
 
 
-def measured_load(request: Request, connections: int, seconds: float, warmup_s: float = 0.3) -> Cell:
-    """Asks over so many connections for so long, after a warm-up that is not counted."""
+def measured_load(request: Request, connections: int, seconds: float, warmup_s: float = 0.3, drain_s: float = 5.0) -> Cell:
+    """Asks over so many connections for so long, after a warm-up that is not counted.
+
+    Args:
+        drain_s: how long the answers that are then under way are waited for, uncounted.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_measured_load(request, connections, seconds, warmup_s))
+        return runner.run(_measured_load(request, connections, seconds, warmup_s, drain_s))
 
 
-async def _measured_load(request: Request, connections: int, seconds: float, warmup_s: float) -> Cell:
+async def _measured_load(request: Request, connections: int, seconds: float, warmup_s: float, drain_s: float) -> Cell:
     cell, message = Cell(seconds), request.on_the_wire()
     open_ones: set[_Connection] = set()
+    is_over = False
 
     async def kept() -> None:
         """One connection, anew where it is lost."""
-        while True:
+        while not is_over:
             try:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: _Connection(message, cell), "127.0.0.1", request.port
@@ -142,9 +152,14 @@ async def _measured_load(request: Request, connections: int, seconds: float, war
     cell.busy = (time.process_time() - used) / cell.seconds
     if not cell.latencies_s:
         cell.failures = max(cell.failures, connections)  # asked, and never answered
+    is_over = True
     for connection in open_ones:
         connection.stop()
-    for task in tasks:
+    # A server that still works on what it was asked would disturb the next measurement.
+    _, waiting = await asyncio.wait(tasks, timeout=drain_s)
+    for connection in open_ones:
+        connection.abort()
+    for task in waiting:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return cell

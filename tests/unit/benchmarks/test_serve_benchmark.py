@@ -107,7 +107,7 @@ def test_the_load_counts_answers_and_failures() -> None:
 
 def test_a_server_that_never_answers_has_failed() -> None:
     with policy_server(Reply(wait_s=60)) as server:
-        assert measured_load(Request(server.server.server_port, "/route", own_body(1)), 3, 0.1, 0.05).failures == 3
+        assert measured_load(Request(server.server.server_port, "/route", own_body(1)), 3, 0.1, 0.05, drain_s=0.1).failures == 3
 
 
 def test_nothing_of_a_session_is_left_running(tmp_path: Path) -> None:
