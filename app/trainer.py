@@ -176,6 +176,6 @@ def _algorithm_config(task: TrainingTask) -> Any:
 
 
 def _observation_filter(env: Any, spaces: Any, device: Any) -> Any:
-    from ray.rllib.connectors.env_to_module import MeanStdFilter
+    from app.filter import MergingMeanStdFilter
 
-    return MeanStdFilter()
+    return MergingMeanStdFilter()
