@@ -38,6 +38,8 @@ class GateSpec:
 
 @dataclass(frozen=True)
 class StorageSpec:
+    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen."""
+
     size: str | None
     access_modes: tuple[str, ...]
     storage_class_name: str | None
@@ -439,7 +441,7 @@ def spec_of(document: Json) -> Spec:
         gate=GateSpec(episodes=gate["episodes"], seed=gate["seed"], min_return=gate["minReturn"]),
         storage=StorageSpec(
             size=pvc.get("size"),
-            access_modes=tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
+            access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],

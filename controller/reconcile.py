@@ -29,6 +29,7 @@ from controller.model import (
     Revision,
     ServingStatus,
     Settings,
+    Spec,
     Status,
     TrainingStatus,
     Unknown,
@@ -60,6 +61,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     if observed.deleting:
         # The owner references do the rest.
         return Plan(observed.status)
+    observed = replace(observed, spec=_as_stored(observed))
     images = observed.status.images or Images(settings.training_image, settings.serving_image)
     recorded = revisions(observed)
     candidate = next((revision for revision in recorded if revision.run == observed.spec.run), None)
@@ -518,6 +520,13 @@ def _is_asked_for(revision: Revision, observed: Observed) -> bool:
     found, gate_spec = revision.evaluation, observed.spec.gate
     asked = (observed.spec.evaluation(revision.run), gate_spec.episodes, gate_spec.seed)
     return found is not None and (found.id, found.episodes, found.seed) == asked
+
+
+def _as_stored(observed: Observed) -> Spec:
+    """The spec with the access modes that the claim has: an existing one is not described in it, and one that was kept may have others."""
+    spec, claim = observed.spec, observed.claim
+    modes = claim.manifest.get("spec", {}).get("accessModes") if claim else None
+    return replace(spec, storage=replace(spec.storage, access_modes=tuple(modes))) if modes else spec
 
 
 def _policy(revision: Revision | None) -> Json | None:

@@ -400,6 +400,9 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
             {"name": "tmp", "emptyDir": {}},
         ],
     }
+    affinity = _affinity(owner, spec)
+    if affinity:
+        pod_spec["affinity"] = affinity
     if spec.image_pull_secrets:
         pod_spec["imagePullSecrets"] = [{"name": secret} for secret in spec.image_pull_secrets]
     pod_spec |= {key: template[key] for key in ("nodeSelector", "tolerations", "priorityClassName", "runtimeClassName") if key in template}
@@ -408,6 +411,23 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
     if template.get("annotations"):
         metadata["annotations"] = dict(template["annotations"])
     return {"metadata": metadata, "spec": pod_spec}
+
+
+def _affinity(owner: Owner, spec: Spec) -> Json | None:
+    """Brings the pods that share a claim to one node, where it can be mounted on one node only.
+
+    A disk that is attached to a second node is refused (`Multi-Attach error`), and its pod waits in ContainerCreating without a word;
+    one that the scheduler cannot place says so. The first pod of all goes anywhere: a pod that matches its own term is let through while
+    no other does (https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity).
+    """
+    modes = spec.storage.access_modes
+    if "ReadWriteMany" in modes:
+        return None
+    term = {"labelSelector": {"matchLabels": {names.LABEL_NAME: owner.name}}, "topologyKey": "kubernetes.io/hostname"}
+    if modes:
+        return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    # A claim of others that was not seen yet: it may be mounted on many nodes.
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}}
 
 
 def _metadata(name: str, owner: Owner, *, annotations: Mapping[str, str] | None = None, owned: bool = True) -> dict[str, Any]:

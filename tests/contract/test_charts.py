@@ -175,6 +175,17 @@ def test_the_claim_is_the_operators(storage: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "storage",
+    [{"size": "1Gi"}, {"size": "1Gi", "accessModes": ["ReadWriteMany"]}, {"existingClaim": "shared"}],
+    ids=["one node", "any node", "existing"],
+)
+def test_the_pods_of_both_are_placed_alike(storage: dict[str, Any]) -> None:
+    chart = policy({"storage": storage, "serving": {"image": "s:1"}})["RayService"]
+    ours = resources.ray_service(OWNER, spec(storage={"pvc": storage}), Images("t:1", "s:1"))
+    assert without_bookkeeping(chart) == without_bookkeeping(ours)
+
+
+@pytest.mark.parametrize(
     "ingress",
     [
         {"host": "cartpole.localhost"},

@@ -18,6 +18,20 @@ app.kubernetes.io/part-of: policymodel
 policymodel.dev/name: {{ include "policy.name" . }}
 {{- end }}
 
+{{/* A claim that one node alone can mount brings its pods to that node; of an existing one it is not known here. */}}
+{{- define "policy.affinity" -}}
+{{- $term := dict "labelSelector" (dict "matchLabels" (dict "policymodel.dev/name" (include "policy.name" .))) "topologyKey" "kubernetes.io/hostname" }}
+{{- if .Values.storage.existingClaim }}
+podAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    {{- list (dict "weight" 100 "podAffinityTerm" $term) | toYaml | nindent 4 }}
+{{- else if not (has "ReadWriteMany" .Values.storage.accessModes) }}
+podAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    {{- list $term | toYaml | nindent 4 }}
+{{- end }}
+{{- end }}
+
 {{- define "policy.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 1000

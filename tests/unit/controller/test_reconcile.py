@@ -745,3 +745,28 @@ def test_progress_of_the_running_training_is_told():
     assert planned.status.training.progress == progress
     assert planned.status.training.attempt == 2
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
+
+
+def affinity_of_the_training(seen: Observed) -> Any:
+    (job,) = (action.manifest for action in plan(seen).actions if said(action) == "Create train")
+    return job["spec"]["template"]["spec"].get("affinity")
+
+
+@pytest.mark.parametrize(
+    ("modes", "wanted"),
+    [
+        (["ReadWriteOnce"], "requiredDuringSchedulingIgnoredDuringExecution"),
+        (["ReadWriteMany"], None),
+        (None, "preferredDuringSchedulingIgnoredDuringExecution"),
+    ],
+    ids=["one node", "any node", "not known"],
+)
+def test_pods_are_placed_as_the_access_modes_of_an_existing_claim_ask_for(modes: Any, wanted: Any) -> None:
+    claim = {"metadata": {"name": "mine"}, "spec": {"accessModes": modes} if modes else {}}
+    seen = replace(fresh(storage__pvc={"existingClaim": "mine"}), claim=ChildState(claim, foreign=True))
+    assert list((affinity_of_the_training(seen) or {}).get("podAffinity", {None: None})) == [wanted]
+
+
+def test_a_claim_that_was_kept_places_pods_by_the_access_modes_that_it_has() -> None:
+    kept = {**CLAIMED, "spec": {**CLAIMED["spec"], "accessModes": ["ReadWriteMany"]}}
+    assert affinity_of_the_training(with_claim(manifest=kept)) is None
