@@ -190,6 +190,7 @@ class JobState:
 
     Attributes:
         hash: that of the fields that its pods were made from; None where an older operator made it.
+        replaces: the digest of the lost bundle that it makes again.
         result: its termination message, once it has succeeded and while its pod is there.
     """
 
@@ -200,6 +201,7 @@ class JobState:
     evaluation: str | None = None
     deleting: bool = False
     hash: str | None = None
+    replaces: str | None = None
     attempt: int = 1
     start_time: str | None = None
     image: str | None = None
@@ -243,7 +245,7 @@ class ReplicaRow:
     replica: str
     digest: str | None
     error_digest: str | None = None
-    error: str | None = None
+    error: Problem | None = None
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,12 @@ def job_hash(spec: Spec) -> str:
     return names.digest_of({key: value for key, value in fields.items() if value})
 
 
-def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -> Json:
-    """The Job that trains, publishes and evaluates the run that the spec asks for."""
+def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None) -> Json:
+    """The Job that trains, publishes and evaluates the run that the spec asks for.
+
+    Args:
+        replaces: the digest that the run was published with, where its bundle is lost.
+    """
     training = spec.training
     arguments = {
         "--storage": storage_uri(owner, settings),
@@ -105,6 +109,7 @@ def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -
         images,
         backoff_limit=training.backoff_limit,
         deadline_s=(training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1),
+        annotations={names.ANNOTATION_REPLACES: replaces} if replaces else {},
     )
 
 
@@ -346,6 +351,7 @@ def _job(
     *,
     backoff_limit: int,
     deadline_s: int,
+    annotations: Mapping[str, str] | None = None,
 ) -> Json:
     training = spec.training
     container = {
@@ -368,7 +374,7 @@ def _job(
     pod["spec"]["restartPolicy"] = "Never"
     pod["spec"]["terminationGracePeriodSeconds"] = 30
     pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec)})
+    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec), **(annotations or {})})
     metadata["labels"].update({names.LABEL_ROLE: role, **labels})
     # Exit code 2 says that the input is wrong and a retry cannot help; an eviction is nobody's fault and costs no attempt.
     rules = [
