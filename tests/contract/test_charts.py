@@ -154,8 +154,10 @@ def test_no_role_names_everything_or_touches_secrets() -> None:
         {"resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}},
         {"template": TEMPLATE},
         {"httpProxy": "Serve"},
+        {"template": {"env": [{"name": "RAY_SERVE_HAPROXY_NBTHREAD", "value": "2"}, {"name": "HOME", "value": "/home/ray"}]}},
+        {"template": {"env": [{"name": "A", "value": "1"}, {"name": "RAY_worker_niceness", "value": "5"}, {"name": "A", "value": "2"}]}},
     ],
-    ids=["defaults", "resources", "template", "proxy"],
+    ids=["defaults", "resources", "template", "proxy", "our variables", "a variable twice"],
 )
 @pytest.mark.parametrize("secrets", [[], [{"name": "registry"}]], ids=["no secrets", "secrets"])
 def test_the_ray_service_is_the_operators(serving: dict[str, Any], secrets: list[dict[str, str]]) -> None:
