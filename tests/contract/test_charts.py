@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,7 +35,8 @@ TEMPLATE = {
     "env": [{"name": "LOG", "value": "1"}, {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
 }
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+# Where everything is meant to be tested, what is missing is a failure.
+pytestmark = pytest.mark.skipif(shutil.which("helm") is None and os.environ.get("CI") != "true", reason="helm is not installed")
 
 
 def helm(*arguments: str, values: Any = None) -> subprocess.CompletedProcess[str]:
