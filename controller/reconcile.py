@@ -37,6 +37,7 @@ from controller.model import (
 
 ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
+TROUBLED_S = 10.0
 WATCHING_S = 30.0
 # The history in the status; a run that has dropped out says its result again when it is asked for.
 REVISIONS_KEPT = 20
@@ -498,10 +499,13 @@ def _training_status(observed: Observed) -> TrainingStatus | None:
 
 
 def _requeue_after_s(steps: tuple[Step, ...]) -> float:
+    """A problem is mended by somebody, and most of what they do is seen by a watch: to look each second would only load the API."""
     under_way = {step.under_way for step in steps}
-    if "RollingOut" in under_way:
+    if any(step.problem for step in steps):
+        return TROUBLED_S
+    if "RollingOut" in under_way and all(step.finding.status != "Unknown" for step in steps):
         return ROLLING_OUT_S
-    return WORKING_S if under_way - {""} or any(step.problem for step in steps) else WATCHING_S
+    return WORKING_S if under_way - {""} else WATCHING_S
 
 
 def _is_publication(job: JobState, result: Json, history: list[Revision]) -> bool:

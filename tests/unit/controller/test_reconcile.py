@@ -723,10 +723,13 @@ def test_a_candidate_is_told_while_it_is_rolled_out_only():
         (lambda: ready().observe(), reconcile.WATCHING_S),
         (with_job, reconcile.WORKING_S),
         (lambda: edited(serving__replicas=2).observe(), reconcile.ROLLING_OUT_S),
-        (lambda: edited(gate__minReturn=600).observe(), reconcile.WORKING_S),
-        (lambda: replace(ready().observe(), replicas=Unknown("x")), reconcile.ROLLING_OUT_S),
+        (lambda: edited(gate__minReturn=600).observe(), reconcile.TROUBLED_S),
+        (lambda: replace(ready().observe(), replicas=Unknown("x")), reconcile.WORKING_S),
+        (lambda: answering(REFUSING), reconcile.TROUBLED_S),
+        (lambda: replace(serving(problem=BROKEN), replicas=None), reconcile.TROUBLED_S),
+        (lambda: answering(OLD), reconcile.ROLLING_OUT_S),
     ],
-    ids=["at rest", "training", "rolling out", "a problem", "unknown"],
+    ids=["at rest", "training", "told to roll out", "a problem", "unknown", "refused", "a pod that does not start", "loading"],
 )
 def test_the_next_look_is_as_soon_as_something_may_change(seen, seconds):
     assert plan(seen()).requeue_after_s == seconds
