@@ -224,6 +224,7 @@ class Local:
             run=labels[names.LABEL_RUN],
             evaluation=labels.get(names.LABEL_EVALUATION),
             hash=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
+            replaces=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_REPLACES),
             phase="Running" if exit_code is None else "Succeeded" if exit_code == 0 else "Failed",
             attempt=self._attempts.get(name, 1),
             image=NO_IMAGE,

@@ -98,8 +98,11 @@ class KeyedQueue:
                     if len(self._busy) < AT_ONCE:
                         self._start(key)
                 waiting = [due - now for key, due in self._due.items() if key not in self._busy and len(self._busy) < AT_ONCE]
+                # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes in the moment of a wake
+                # (https://github.com/python/cpython/issues/86296), and the queue would never end.
                 try:
-                    await asyncio.wait_for(self._wake.wait(), max(0.0, min(waiting)) if waiting else None)
+                    async with asyncio.timeout(max(0.0, min(waiting)) if waiting else None):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
         finally:

@@ -38,6 +38,8 @@ class GateSpec:
 
 @dataclass(frozen=True)
 class StorageSpec:
+    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen."""
+
     size: str | None
     access_modes: tuple[str, ...]
     storage_class_name: str | None
@@ -188,6 +190,7 @@ class JobState:
 
     Attributes:
         hash: that of the fields that its pods were made from; None where an older operator made it.
+        replaces: the digest of the lost bundle that it makes again.
         result: its termination message, once it has succeeded and while its pod is there.
     """
 
@@ -198,6 +201,7 @@ class JobState:
     evaluation: str | None = None
     deleting: bool = False
     hash: str | None = None
+    replaces: str | None = None
     attempt: int = 1
     start_time: str | None = None
     image: str | None = None
@@ -241,7 +245,7 @@ class ReplicaRow:
     replica: str
     digest: str | None
     error_digest: str | None = None
-    error: str | None = None
+    error: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -439,7 +443,7 @@ def spec_of(document: Json) -> Spec:
         gate=GateSpec(episodes=gate["episodes"], seed=gate["seed"], min_return=gate["minReturn"]),
         storage=StorageSpec(
             size=pvc.get("size"),
-            access_modes=tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
+            access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],

@@ -29,6 +29,7 @@ LABEL_ROLE = f"{GROUP}/role"
 LABEL_RUN = f"{GROUP}/run"
 LABEL_EVALUATION = f"{GROUP}/evaluation"
 ANNOTATION_HASH = f"{GROUP}/hash"
+ANNOTATION_REPLACES = f"{GROUP}/replaces"
 
 ROLE_TRAIN = "train"
 ROLE_EVALUATE = "evaluate"

@@ -52,6 +52,7 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
         phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
         deleting="deletionTimestamp" in job["metadata"],
         hash=job["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
+        replaces=job["metadata"].get("annotations", {}).get(names.ANNOTATION_REPLACES),
         attempt=max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0)),
         start_time=status.get("startTime"),
         image=container["image"],
@@ -204,8 +205,8 @@ def _replica_row(row: Json) -> ReplicaRow:
         raise TypeError("serving and error of a replica are objects")
     if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
         raise TypeError("names and digests are text")
-    said = f"{error['reason']}: {error['message']}" if error else None
-    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), said)
+    problem = Problem(str(error["reason"]), str(error["message"])) if error else None
+    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem)
 
 
 def _ended(pod: Json, container: str) -> Json:

@@ -29,6 +29,7 @@ from controller.model import (
     Revision,
     ServingStatus,
     Settings,
+    Spec,
     Status,
     TrainingStatus,
     Unknown,
@@ -36,6 +37,7 @@ from controller.model import (
 
 ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
+TROUBLED_S = 10.0
 WATCHING_S = 30.0
 # The history in the status; a run that has dropped out says its result again when it is asked for.
 REVISIONS_KEPT = 20
@@ -60,9 +62,10 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     if observed.deleting:
         # The owner references do the rest.
         return Plan(observed.status)
+    observed = replace(observed, spec=_as_stored(observed))
     images = observed.status.images or Images(settings.training_image, settings.serving_image)
     recorded = revisions(observed)
-    candidate = next((revision for revision in recorded if revision.run == observed.spec.run), None)
+    candidate = next((revision for revision in reversed(recorded) if revision.run == observed.spec.run), None)
 
     accepted = acceptance(observed, settings)
     storage = storing(observed, settings)
@@ -85,11 +88,15 @@ def revisions(observed: Observed) -> tuple[Revision, ...]:
     """The history: what the status recorded, and what finished Jobs say that it has not recorded yet."""
     spec, history = observed.spec, list(observed.status.revisions)
     for job in sorted(observed.jobs, key=lambda job: job.name):
-        if job.role == names.ROLE_TRAIN and job.result and all(revision.run != job.run for revision in history):
+        if job.role == names.ROLE_TRAIN and job.result and _is_publication(job, job.result, history):
             history.append(_revision(job, job.result, observed, 1 + max((revision.number for revision in history), default=0)))
         if job.role == names.ROLE_EVALUATE and job.result and job.evaluation == spec.evaluation(job.run):
             evaluation = _evaluation(job.result)
-            history = [replace(revision, evaluation=evaluation) if revision.run == job.run else revision for revision in history]
+            evaluated = (job.run, job.result["digest"])
+            history = [
+                replace(revision, evaluation=evaluation) if (revision.run, revision.digest) == evaluated else revision
+                for revision in history
+            ]
     # Only the run that the spec asks for is judged by the gate that the spec states; the others keep the verdict they got.
     judged = [_judged(revision, observed) if revision.run == spec.run else revision for revision in history]
     serving_now = observed.status.serving.revision if observed.status.serving else None
@@ -151,9 +158,16 @@ def storing(observed: Observed, settings: Settings) -> Step:
 
 
 def training(observed: Observed, settings: Settings, images: Images, candidate: Revision | None, accepted: Step, storage: Step) -> Step:
-    """The run that the spec asks for: at most one live Job, and none where the run is published already."""
+    """The run that the spec asks for: at most one live Job, and none where the run is published already and its bundle is there.
+
+    A bundle that replicas miss is asked for once: the Job looks whether it is lost, and only then trains again. Where it is there (the
+    replicas mount another volume), or goes again, its user has to say so.
+    """
     spec, owner = observed.spec, observed.owner
-    if candidate:
+    jobs = [job for job in observed.jobs if job.role == names.ROLE_TRAIN]
+    job = next((job for job in jobs if job.run == spec.run), None)
+    is_asked_again = bool(job and job.replaces and job.result)
+    if candidate and (is_asked_again or not _is_missed(candidate, observed)):
         steps = f" after {candidate.env_steps} environment steps" if candidate.env_steps else ""
         return Step(
             Condition(
@@ -164,18 +178,19 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         return _untrained("NotAccepted", "no training before the spec is accepted")
     if storage.problem:
         return _untrained(storage.problem.reason, storage.problem.message)
-    jobs = [job for job in observed.jobs if job.role == names.ROLE_TRAIN]
-    if any(job.run != spec.run and job.phase == "Running" for job in jobs):
+    if any(other.run != spec.run and other.phase == "Running" for other in jobs):
         return _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
-    job = next((job for job in jobs if job.run == spec.run), None)
     if job is None:
-        manifest = resources.training_job(owner, spec, settings, images)
+        manifest = resources.training_job(owner, spec, settings, images, candidate.digest if candidate else None)
         message = f"there is no Job for this spec yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
         return _untrained("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Training")
     if _is_outdated(job, observed):
         return _untrained("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Training")
+    if candidate and job.replaces is None and job.phase != "Running":
+        message = f"the bundle of revision {candidate.number} ({_short(candidate.digest)}) is not where the replicas look: it is made again"
+        return _untrained("BundleLost", message, (Delete("Job", job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
         return _untrained(
@@ -220,6 +235,10 @@ def approval(observed: Observed, settings: Settings, images: Images, candidate: 
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("EvaluationFailed", "the Job failed without a word")
         return _unapproved(problem.reason, f"{problem.message}. Retry: delete the Job {job.name}", problem=problem)
+    known = [revision.digest for revision in observed.status.revisions if revision.run == candidate.run]
+    if job.result and job.result["digest"] in known and job.result["digest"] != candidate.digest:
+        message = f"the Job {job.name} has evaluated the bundle that was lost: it is asked again"
+        return _unapproved("Stopping", message, (Delete("Job", job.name),), under_way="Evaluating")
     if job.result:
         message = f"the Job {job.name} tells of another evaluation than the one that spec.gate asks for"
         advice = "spec.training.image has to be made from the operator's training image"
@@ -321,11 +340,12 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         return Step(
             Condition(statuses.READY, "Unknown", "StatusUnknown", f"the replicas could not be asked: {seen.why}"), under_way="RollingOut"
         )
-    refused = next((row for row in seen.rows if row.error and row.error_digest == target["digest"]), None)
+    refused = next(((row, row.error) for row in seen.rows if row.error and row.error_digest == target["digest"]), None)
     ready = sum(row.digest == target["digest"] for row in seen.rows)
     if refused:
-        meanwhile = "it goes on serving what it has" if refused.digest else "it has no policy to answer with"
-        message = f"the replica {refused.replica} refuses {_short(target['digest'])}: {refused.error}; {meanwhile}"
+        row, error = refused
+        meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
+        message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
         return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
     if ready == len(seen.rows) == seen.running and ready in wanted:
         return Step(
@@ -479,10 +499,25 @@ def _training_status(observed: Observed) -> TrainingStatus | None:
 
 
 def _requeue_after_s(steps: tuple[Step, ...]) -> float:
+    """A problem is mended by somebody, and most of what they do is seen by a watch: to look each second would only load the API."""
     under_way = {step.under_way for step in steps}
-    if "RollingOut" in under_way:
+    if any(step.problem for step in steps):
+        return TROUBLED_S
+    if "RollingOut" in under_way and all(step.finding.status != "Unknown" for step in steps):
         return ROLLING_OUT_S
-    return WORKING_S if under_way - {""} or any(step.problem for step in steps) else WATCHING_S
+    return WORKING_S if under_way - {""} else WATCHING_S
+
+
+def _is_publication(job: JobState, result: Json, history: list[Revision]) -> bool:
+    """Whether a result is news: the first of its run, or the bundle that replaces the one that was lost."""
+    last = next((revision for revision in reversed(history) if revision.run == job.run), None)
+    return last is None or (job.replaces == last.digest and result["digest"] != last.digest)
+
+
+def _is_missed(candidate: Revision, observed: Observed) -> bool:
+    """Whether a replica says that the bundle of a revision is not there."""
+    rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
+    return any(row.error and row.error.reason == "Missing" and row.error_digest == candidate.digest for row in rows)
 
 
 def _revision(job: JobState, result: Json, observed: Observed, number: int) -> Revision:
@@ -518,6 +553,13 @@ def _is_asked_for(revision: Revision, observed: Observed) -> bool:
     found, gate_spec = revision.evaluation, observed.spec.gate
     asked = (observed.spec.evaluation(revision.run), gate_spec.episodes, gate_spec.seed)
     return found is not None and (found.id, found.episodes, found.seed) == asked
+
+
+def _as_stored(observed: Observed) -> Spec:
+    """The spec with the access modes that the claim has: an existing one is not described in it, and one that was kept may have others."""
+    spec, claim = observed.spec, observed.claim
+    modes = claim.manifest.get("spec", {}).get("accessModes") if claim else None
+    return replace(spec, storage=replace(spec.storage, access_modes=tuple(modes))) if modes else spec
 
 
 def _policy(revision: Revision | None) -> Json | None:

@@ -81,8 +81,12 @@ def job_hash(spec: Spec) -> str:
     return names.digest_of({key: value for key, value in fields.items() if value})
 
 
-def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -> Json:
-    """The Job that trains, publishes and evaluates the run that the spec asks for."""
+def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None) -> Json:
+    """The Job that trains, publishes and evaluates the run that the spec asks for.
+
+    Args:
+        replaces: the digest that the run was published with, where its bundle is lost.
+    """
     training = spec.training
     arguments = {
         "--storage": storage_uri(owner, settings),
@@ -105,6 +109,7 @@ def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images) -
         images,
         backoff_limit=training.backoff_limit,
         deadline_s=(training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1),
+        annotations={names.ANNOTATION_REPLACES: replaces} if replaces else {},
     )
 
 
@@ -346,6 +351,7 @@ def _job(
     *,
     backoff_limit: int,
     deadline_s: int,
+    annotations: Mapping[str, str] | None = None,
 ) -> Json:
     training = spec.training
     container = {
@@ -368,7 +374,7 @@ def _job(
     pod["spec"]["restartPolicy"] = "Never"
     pod["spec"]["terminationGracePeriodSeconds"] = 30
     pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec)})
+    metadata = _metadata(name, owner, annotations={names.ANNOTATION_HASH: job_hash(spec), **(annotations or {})})
     metadata["labels"].update({names.LABEL_ROLE: role, **labels})
     # Exit code 2 says that the input is wrong and a retry cannot help; an eviction is nobody's fault and costs no attempt.
     rules = [
@@ -400,6 +406,9 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
             {"name": "tmp", "emptyDir": {}},
         ],
     }
+    affinity = _affinity(owner, spec)
+    if affinity:
+        pod_spec["affinity"] = affinity
     if spec.image_pull_secrets:
         pod_spec["imagePullSecrets"] = [{"name": secret} for secret in spec.image_pull_secrets]
     pod_spec |= {key: template[key] for key in ("nodeSelector", "tolerations", "priorityClassName", "runtimeClassName") if key in template}
@@ -408,6 +417,23 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
     if template.get("annotations"):
         metadata["annotations"] = dict(template["annotations"])
     return {"metadata": metadata, "spec": pod_spec}
+
+
+def _affinity(owner: Owner, spec: Spec) -> Json | None:
+    """Brings the pods that share a claim to one node, where it can be mounted on one node only.
+
+    A disk that is attached to a second node is refused (`Multi-Attach error`), and its pod waits in ContainerCreating without a word;
+    one that the scheduler cannot place says so. The first pod of all goes anywhere: a pod that matches its own term is let through while
+    no other does (https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity).
+    """
+    modes = spec.storage.access_modes
+    if "ReadWriteMany" in modes:
+        return None
+    term = {"labelSelector": {"matchLabels": {names.LABEL_NAME: owner.name}}, "topologyKey": "kubernetes.io/hostname"}
+    if modes:
+        return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    # A claim of others that was not seen yet: it may be mounted on many nodes.
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}}
 
 
 def _metadata(name: str, owner: Owner, *, annotations: Mapping[str, str] | None = None, owned: bool = True) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app import asgi, evaluate, replica, report, settings, stop, storage, train
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
-from controller.model import Images, Owner, ReplicaRow, Replicas, Revision, Settings, Spec, spec_of
+from controller.model import Images, Owner, Problem, ReplicaRow, Replicas, Revision, Settings, Spec, spec_of
 
 IMAGES = Images("train:1", "serve:1")
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -367,7 +367,7 @@ def test_a_replica_that_refuses_reads_so():
     holder = replica.PolicyHolder()
     holder.refusal = replica.Refusal(DIGEST, "DigestMismatch", "the bundle was changed")
     (row,) = observation.replicas(status_of(holder, 1)).rows
-    assert row == ReplicaRow("r1", None, DIGEST, "DigestMismatch: the bundle was changed")
+    assert row == ReplicaRow("r1", None, DIGEST, Problem("DigestMismatch", "the bundle was changed"))
 
 
 def test_a_status_that_does_not_know_how_many_replicas_run_is_no_answer():

@@ -58,8 +58,9 @@ def document(**changes: Any) -> dict[str, Any]:
 document()
 
 
-def digest(run: str) -> str:
-    return f"sha256:{run}{'0' * 54}"
+def digest(run: str, time: int = 0) -> str:
+    """The digest of what a run was published with, for the first or a later time."""
+    return f"sha256:{run}{time:054}"
 
 
 class Conflict(Exception):
@@ -72,6 +73,7 @@ class Job:
     phase: str = "Running"
     has_pod: bool = True
     deleting: bool = False
+    digest: str = ""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -100,6 +102,8 @@ class World:
     active_hash: str | None = None
     rows: list[str | None] = field(default_factory=list)
     published: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    times: dict[str, int] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
     superseded: int = 0
     served: list[str] = field(default_factory=list)
@@ -126,6 +130,14 @@ class World:
 
     seeds: dict[str, int] = field(default_factory=dict)
 
+    def digests(self, run: str) -> list[str]:
+        """What a run was published with, the newest last."""
+        return [digest(run, time) for time in range(self.times.get(run, 0) + 1)]
+
+    def lose(self, run: str) -> None:
+        """The bundle of a run is gone from the storage; what replicas hold, they hold."""
+        self.lost.add(self.digests(run)[-1])
+
     # What the controller does to the world.
 
     def observe(self) -> Observed:
@@ -138,7 +150,7 @@ class World:
                 switching=bool(self.active_cluster and self.pending_cluster),
                 pods_hash=self.active_hash,
             )
-        rows = tuple(ReplicaRow(f"replica-{index}", held) for index, held in enumerate(self.rows))
+        rows = tuple(self._row(f"replica-{index}", held) for index, held in enumerate(self.rows))
         claim, ingress = copy.deepcopy(self.claim), copy.deepcopy(self.ingress)
         return Observed(
             now=self.now,
@@ -183,7 +195,7 @@ class World:
         """One reconcile; the process dies after `stop_after` actions, if given."""
         run = spec_of(self.document).run
         if run in self.published and verdict_of(self, run) == "Pass":
-            self.approved.add(digest(run))
+            self.approved.update(self.digests(run))
         seen = seen or self.observe()
         self.watch(seen)
         plan = reconcile.plan(seen, SETTINGS)
@@ -205,7 +217,7 @@ class World:
         job = self.jobs[name]
         if job.phase == "Running" and not job.deleting:
             job.phase = "Succeeded"
-            self.published.add(job.labels[names.LABEL_RUN])
+            self._publish(job, job.labels[names.LABEL_RUN])
 
     def fail(self, name: str) -> None:
         if self.jobs[name].phase == "Running":
@@ -231,12 +243,13 @@ class World:
         number = applications[0]["deployments"][0]["num_replicas"]
         policy = resources.served_policy(self.owner, self.ray_service["spec"]["serveConfigV2"])
         # A new replica loads before it answers; one that has a policy keeps it until it has loaded the next.
-        self.rows = [*self.rows[:number], *[policy["digest"] if policy else None] * (number - len(self.rows))]
+        loaded = policy["digest"] if policy and policy["digest"] not in self.lost else None
+        self.rows = [*self.rows[:number], *[loaded] * (number - len(self.rows))]
 
     def load(self) -> None:
         """One more replica takes what its configuration names."""
         policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
-        behind = [index for index, held in enumerate(self.rows) if policy and held != policy["digest"]]
+        behind = [index for index, held in enumerate(self.rows) if policy and policy["digest"] not in self.lost | {held}]
         if behind:
             self.rows[behind[0]] = policy["digest"]
 
@@ -270,7 +283,7 @@ class World:
         if phase == "Succeeded" and job.has_pod:
             asked = json.loads(job.flags["--evaluation"])
             figures = {"id": asked["id"], "episodes": asked["episodes"], "seed": asked["seed"], "mean": self.returns(run), "std": 1.0}
-            result = {"digest": digest(run), "uri": f"file:///storage/{run}", "run": run, "envSteps": 1000, "evaluation": figures}
+            result = {"digest": job.digest, "uri": f"file:///storage/{run}", "run": run, "envSteps": 1000, "evaluation": figures}
         problem = Problem("TrainingDiverged", "the loss is NaN") if phase == "Failed" else None
         labels = job.labels
         return JobState(
@@ -281,9 +294,27 @@ class World:
             evaluation=labels.get(names.LABEL_EVALUATION),
             deleting=job.deleting,
             hash=job.manifest["metadata"]["annotations"][names.ANNOTATION_HASH],
+            replaces=job.manifest["metadata"]["annotations"].get(names.ANNOTATION_REPLACES),
             result=result,
             problem=problem,
         )
+
+    def _publish(self, job: Job, run: str) -> None:
+        """What lies there is said again; what is lost is made again, and comes out otherwise where the seed is below 2."""
+        if job.labels[names.LABEL_ROLE] == names.ROLE_EVALUATE:
+            job.digest = job.flags["--digest"]
+            return
+        if self.digests(run)[-1] in self.lost and self.seeds.get(run, 0) < 2:
+            self.times[run] = self.times.get(run, 0) + 1
+        self.lost.discard(self.digests(run)[-1])
+        self.published.add(run)
+        job.digest = self.digests(run)[-1]
+
+    def _row(self, name: str, held: str | None) -> ReplicaRow:
+        policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
+        if policy is None or policy["digest"] not in self.lost - {held}:
+            return ReplicaRow(name, held)
+        return ReplicaRow(name, held, policy["digest"], Problem("Missing", "there is no manifest.json"))
 
     def _supersede(self, job: Job) -> None:
         is_of_another_spec = job.labels[names.LABEL_RUN] != spec_of(self.document).run

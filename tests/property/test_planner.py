@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes.world import SETTINGS, World, digest, verdict_of
+from fakes.world import SETTINGS, World, verdict_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controller import names, reconcile
-from controller.model import Create, Observed, spec_of
+from controller.model import Create, Observed, Replicas, spec_of
 
 SEEDS = st.sampled_from([0, 1, 2, 3])
 CHANGES = st.fixed_dictionaries(
@@ -37,6 +37,7 @@ class Planner(RuleBasedStateMachine):
         self.world = World(watch=self._check)
         self.stale: Observed | None = None
         self.losses = 0
+        self.lost_once: set[str] = set()
 
     @initialize(changes=CHANGES)
     def begin(self, changes: dict[str, Any]) -> None:
@@ -57,6 +58,15 @@ class Planner(RuleBasedStateMachine):
     def delete_a_job(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.world.jobs)))
         self.world.jobs[name].deleting = True
+        self.losses += 1
+
+    @rule(data=st.data())
+    @precondition(lambda self: self._keepable())
+    def lose_a_bundle(self, data: st.DataObject) -> None:
+        # One that goes a second time, or stays away, is its user's to ask for.
+        run = data.draw(st.sampled_from(self._keepable()))
+        self.lost_once.add(run)
+        self.world.lose(run)
         self.losses += 1
 
     @rule()
@@ -131,6 +141,9 @@ class Planner(RuleBasedStateMachine):
     def the_network(self, unreachable: bool) -> None:
         self.world.unreachable = unreachable
 
+    def _keepable(self) -> list[str]:
+        return sorted(self.world.published - self.lost_once)
+
     def _check(self, seen: Observed) -> None:
         """What a plan may never ask for, and a status never claim, whatever was seen."""
         plan = reconcile.plan(seen, SETTINGS)
@@ -138,11 +151,15 @@ class Planner(RuleBasedStateMachine):
         assert plan == again, "the planner is a function"
         if plan.status.condition("Ready") and plan.status.condition("Ready").status == "True":
             held = {row.digest for row in seen.replicas.rows}
-            assert held == {digest(seen.spec.run)}, "5: Ready is claimed only of what every replica said"
+            assert len(held) == 1, "5: Ready is claimed only of what every replica said"
+            assert held <= set(self.world.digests(seen.spec.run)), "5: Ready is claimed only of what every replica said"
             assert len(seen.replicas.rows) == seen.spec.serving.replicas
         if seen.spec.paused:
             assert not plan.actions
+        rows = seen.replicas.rows if isinstance(seen.replicas, Replicas) else ()
+        missed = {row.error_digest for row in rows if row.error and row.error.reason == "Missing"}
         published = {revision.run for revision in seen.status.revisions}
+        published -= {revision.run for revision in seen.status.revisions if revision.digest in missed}
         for labels in [action.manifest["metadata"]["labels"] for action in plan.actions if isinstance(action, Create)]:
             assert labels[names.LABEL_ROLE] != names.ROLE_TRAIN or labels[names.LABEL_RUN] not in published, "6: no retraining"
         if plan.status.condition("Approved").status == "True":
@@ -182,7 +199,7 @@ class Planner(RuleBasedStateMachine):
         wanted = spec_of(self.world.document).run
         assert {job.labels[names.LABEL_RUN] for job in self.world.jobs.values()} <= {wanted}, "3: nothing leaks"
         assert all(job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN for job in self.world.jobs.values()), "3: nothing leaks"
-        assert self.world.served[-1] == digest(wanted)
+        assert self.world.served[-1] == self.world.digests(wanted)[-1]
         self.at_most_one_training_lives()
         self.only_approved_policies_are_served_and_one_is_never_taken_away()
         self.a_run_is_trained_once()

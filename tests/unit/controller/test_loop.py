@@ -212,6 +212,23 @@ def test_a_cancelled_queue_finishes_what_runs_and_begins_nothing_new():
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_queue_that_is_cancelled_in_the_moment_of_a_wake_ends_all_the_same(turns):
+    async def play() -> None:
+        queue = KeyedQueue(lambda key: None)
+        queue.add(A, 60.0)
+        running = asyncio.create_task(queue.run())
+        await asyncio.sleep(0.01)
+        queue.add(B, 60.0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running], timeout=DEADLINE_S)
+        assert running.cancelled()
+
+    asyncio.run(play())
+
+
 @dataclass
 class Backend:
     """The fake world as a backend, with orders for faults."""

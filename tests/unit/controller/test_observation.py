@@ -430,7 +430,7 @@ def test_replicas_say_what_they_serve_and_what_they_refuse():
         ],
     }
     assert observation.replicas(report) == Replicas(
-        2, (ReplicaRow("a", "sha256:ab"), ReplicaRow("b", None, "sha256:cd", "DigestMismatch: bad"))
+        2, (ReplicaRow("a", "sha256:ab"), ReplicaRow("b", None, "sha256:cd", Problem("DigestMismatch", "bad")))
     )
 
 

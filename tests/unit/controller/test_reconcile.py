@@ -295,7 +295,7 @@ def answering(*rows: ReplicaRow, running: int | None = None, wanted: int = 1) ->
 
 RUN = spec_of(document()).run
 GOOD, OLD = ReplicaRow("good", digest(RUN)), ReplicaRow("old", "sha256:" + "e" * 64)
-REFUSING = ReplicaRow("bad", OLD.digest, digest(RUN), "DigestMismatch: the bundle was changed")
+REFUSING = ReplicaRow("bad", OLD.digest, digest(RUN), Problem("DigestMismatch", "the bundle was changed"))
 
 SERVING = {
     "what every replica serves is ready": Rung(lambda: ready().observe(), "Ready", ("True", "Serving"), []),
@@ -335,7 +335,7 @@ SERVING = {
     "more replicas than asked for are not it": Rung(lambda: answering(GOOD, GOOD), "Ready", ("False", "RollingOut"), []),
     "a replica that refuses the policy says why": Rung(lambda: answering(REFUSING), "Ready", ("False", "LoadFailed"), []),
     "a replica that refused another policy is not minded": Rung(
-        lambda: answering(replace(GOOD, error_digest=OLD.digest, error="old")), "Ready", ("True", "Serving"), []
+        lambda: answering(replace(GOOD, error_digest=OLD.digest, error=BROKEN)), "Ready", ("True", "Serving"), []
     ),
     "silence is no answer": Rung(lambda: replace(ready().observe(), replicas=None), "Ready", ("False", "NoReplica"), []),
     "what could not be found out is unknown": Rung(
@@ -723,10 +723,13 @@ def test_a_candidate_is_told_while_it_is_rolled_out_only():
         (lambda: ready().observe(), reconcile.WATCHING_S),
         (with_job, reconcile.WORKING_S),
         (lambda: edited(serving__replicas=2).observe(), reconcile.ROLLING_OUT_S),
-        (lambda: edited(gate__minReturn=600).observe(), reconcile.WORKING_S),
-        (lambda: replace(ready().observe(), replicas=Unknown("x")), reconcile.ROLLING_OUT_S),
+        (lambda: edited(gate__minReturn=600).observe(), reconcile.TROUBLED_S),
+        (lambda: replace(ready().observe(), replicas=Unknown("x")), reconcile.WORKING_S),
+        (lambda: answering(REFUSING), reconcile.TROUBLED_S),
+        (lambda: replace(serving(problem=BROKEN), replicas=None), reconcile.TROUBLED_S),
+        (lambda: answering(OLD), reconcile.ROLLING_OUT_S),
     ],
-    ids=["at rest", "training", "rolling out", "a problem", "unknown"],
+    ids=["at rest", "training", "told to roll out", "a problem", "unknown", "refused", "a pod that does not start", "loading"],
 )
 def test_the_next_look_is_as_soon_as_something_may_change(seen, seconds):
     assert plan(seen()).requeue_after_s == seconds
@@ -745,3 +748,117 @@ def test_progress_of_the_running_training_is_told():
     assert planned.status.training.progress == progress
     assert planned.status.training.attempt == 2
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
+
+
+def affinity_of_the_training(seen: Observed) -> Any:
+    (job,) = (action.manifest for action in plan(seen).actions if said(action) == "Create train")
+    return job["spec"]["template"]["spec"].get("affinity")
+
+
+@pytest.mark.parametrize(
+    ("modes", "wanted"),
+    [
+        (["ReadWriteOnce"], "requiredDuringSchedulingIgnoredDuringExecution"),
+        (["ReadWriteMany"], None),
+        (None, "preferredDuringSchedulingIgnoredDuringExecution"),
+    ],
+    ids=["one node", "any node", "not known"],
+)
+def test_pods_are_placed_as_the_access_modes_of_an_existing_claim_ask_for(modes: Any, wanted: Any) -> None:
+    claim = {"metadata": {"name": "mine"}, "spec": {"accessModes": modes} if modes else {}}
+    seen = replace(fresh(storage__pvc={"existingClaim": "mine"}), claim=ChildState(claim, foreign=True))
+    assert list((affinity_of_the_training(seen) or {}).get("podAffinity", {None: None})) == [wanted]
+
+
+def test_a_claim_that_was_kept_places_pods_by_the_access_modes_that_it_has() -> None:
+    kept = {**CLAIMED, "spec": {**CLAIMED["spec"], "accessModes": ["ReadWriteMany"]}}
+    assert affinity_of_the_training(with_claim(manifest=kept)) is None
+
+
+MISSING = ReplicaRow("lost", None, digest(RUN), Problem("Missing", "there is no manifest.json"))
+
+
+def losing(*jobs: JobState, rows: tuple[ReplicaRow, ...] = (MISSING,)) -> Observed:
+    """A policy that was published and approved, and whose bundle a replica misses."""
+    seen = ready().observe()
+    return replace(seen, jobs=jobs, replicas=Replicas(len(rows), rows))
+
+
+def replacing(**more: Any) -> JobState:
+    return training_job(fresh(), replaces=digest(RUN), **more)
+
+
+def republished(found: str) -> dict[str, Any]:
+    evaluation = {"id": spec_of(document()).evaluation(RUN), "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
+    return {"digest": found, "uri": "file:///again", "evaluation": evaluation}
+
+
+LOST = {
+    "a bundle that a replica misses is made again": Rung(losing, "Trained", ("False", "Starting"), ["Create train"]),
+    "a bundle that only one of the replicas misses is made again": Rung(
+        lambda: losing(rows=(GOOD, MISSING)), "Trained", ("False", "Starting"), ["Create train"]
+    ),
+    "the Job that had made it makes way": Rung(
+        lambda: losing(training_job(fresh(), phase="Succeeded", result=republished(digest(RUN)))),
+        "Trained",
+        ("False", "BundleLost"),
+        ["Delete train"],
+    ),
+    "while it is made again it is waited for": Rung(lambda: losing(replacing()), "Trained", ("False", "Training"), []),
+    "a Job that could not make it again is not tried again by itself": Rung(
+        lambda: losing(replacing(phase="Failed", problem=BROKEN)), "Trained", ("False", "Broken"), []
+    ),
+    "what was made again, and is missed all the same, is not asked for again": Rung(
+        lambda: losing(replacing(phase="Succeeded", result=republished(digest(RUN)))), "Trained", ("True", "Published"), []
+    ),
+    "a bundle that is refused otherwise is not made again": Rung(lambda: losing(rows=(REFUSING,)), "Trained", ("True", "Published"), []),
+    "a bundle of another policy that is missed is not made again": Rung(
+        lambda: losing(rows=(replace(MISSING, error_digest=OLD.digest),)), "Trained", ("True", "Published"), []
+    ),
+}
+
+
+@pytest.mark.parametrize("rung", LOST.values(), ids=LOST)
+def test_a_lost_bundle_is_made_again_and_once(rung: Rung) -> None:
+    planned = plan(rung.seen())
+    assert (condition(planned, rung.type), does(planned)) == (rung.wanted, rung.does)
+
+
+def test_the_job_that_makes_a_bundle_again_says_which() -> None:
+    (job,) = plan(losing()).actions
+    assert job.manifest["metadata"]["annotations"][names.ANNOTATION_REPLACES] == digest(RUN)
+
+
+def test_a_bundle_that_was_made_again_otherwise_takes_the_place_of_the_lost_one() -> None:
+    again = "sha256:" + "a" * 64
+    planned = plan(losing(replacing(phase="Succeeded", result=republished(again))))
+    assert [(revision.number, revision.digest) for revision in planned.status.revisions] == [(1, digest(RUN)), (2, again)]
+    assert does(planned) == ["rollout"]
+    assert again in planned.actions[0].manifest["spec"]["serveConfigV2"]
+    settled = plan(replace(losing(replacing(phase="Succeeded", result=republished(again))), status=planned.status))
+    assert settled.status.revisions == planned.status.revisions
+
+
+def test_a_result_of_another_digest_that_replaces_nothing_is_no_news() -> None:
+    again = training_job(fresh(), phase="Succeeded", result=republished("sha256:" + "a" * 64))
+    assert len(plan(losing(again, rows=(GOOD,))).status.revisions) == 1
+
+
+def test_an_evaluation_of_the_lost_bundle_makes_way_for_one_of_the_new() -> None:
+    seen = losing(evaluation_job(fresh(), phase="Succeeded", result=republished(digest(RUN))))
+    lost = seen.status.revisions[0]
+    again = replace(lost, number=2, digest="sha256:" + "a" * 64, evaluation=None)
+    planned = plan(replace(seen, status=replace(seen.status, revisions=(lost, again))))
+    assert (condition(planned, "Approved"), does(planned)) == (("False", "Stopping"), ["Delete evaluate"])
+
+
+@pytest.mark.parametrize("seed", [0, 2], ids=["comes out otherwise", "comes out the same"])
+def test_a_policy_whose_bundle_was_lost_serves_again(seed: int) -> None:
+    world = ready(training__seed=seed)
+    run = spec_of(world.document).run
+    world.lose(run)
+    world.rows = [None]
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    assert world.rows == [world.digests(run)[-1]]
+    assert world.created == [names.training_job("cartpole", run)] * 2

@@ -147,6 +147,33 @@ def test_the_server_reads_the_storage_and_cannot_write_it():
     assert mounts["policies"] == {"name": "policies", "mountPath": "/storage", "readOnly": True}
 
 
+TOGETHER = {"labelSelector": {"matchLabels": {names.LABEL_NAME: "cartpole"}}, "topologyKey": "kubernetes.io/hostname"}
+REQUIRED = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [TOGETHER]}}
+PREFERRED = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": TOGETHER}]}}
+
+
+@pytest.mark.parametrize(
+    ("pvc", "affinity"),
+    [
+        ({"size": "1Gi"}, REQUIRED),
+        ({"size": "1Gi", "accessModes": ["ReadWriteOnce"]}, REQUIRED),
+        ({"size": "1Gi", "accessModes": ["ReadWriteOnce", "ReadWriteMany"]}, None),
+        ({"existingClaim": "mine"}, PREFERRED),
+    ],
+    ids=["default", "one node", "any node", "not known"],
+)
+def test_pods_that_share_a_claim_of_one_node_are_placed_together(pvc, affinity):
+    changed = spec(storage__pvc=pvc)
+    built = [
+        resources.training_job(OWNER, changed, SETTINGS, IMAGES)["spec"]["template"],
+        resources.evaluation_job(OWNER, changed, SETTINGS, IMAGES, REVISION)["spec"]["template"],
+        resources.ray_service(OWNER, changed, IMAGES)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"],
+    ]
+    assert [pod["spec"].get("affinity") for pod in built] == [affinity] * 3
+    # Without the label that it asks for, the first pod of all would find no node.
+    assert all(TOGETHER["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in built)
+
+
 @pytest.mark.parametrize(
     ("changes", "deadline_s"),
     [({}, (3600 + 900) * 3), ({"training__backoffLimit": 0}, 4500), ({"training__stop": {"timeSeconds": 60}}, 960 * 3)],
