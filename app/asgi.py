@@ -23,6 +23,7 @@ BODY_BYTES = 1024 * 1024
 NO_POLICY_RETRY_S = 5
 OVERLOAD_RETRY_S = 1
 
+PIN = b"x-policy-pin"
 JSON = (b"content-type", b"application/json")
 PROBLEM_JSON = (b"content-type", b"application/problem+json")
 HTML = (b"content-type", b"text/html; charset=utf-8")
@@ -53,6 +54,7 @@ class Desk(Protocol):
     """What the app reads and counts in the replica that it runs in."""
 
     serving: Serving | None
+    leaving: Serving | None
     manners: Manners
     meter: Meter
 
@@ -103,7 +105,7 @@ class PolicyApp:
             self._bodies.limit_bytes = desk.manners.body_bytes
             body = await self._bodies.body(scope, receive)
             began = time.perf_counter()
-            status, content, headers = answer(desk.serving, body)
+            status, content, headers = answer(self._serving_for(scope), body)
         except Problem as problem:
             status, content, headers = _problem(problem, desk.serving)
         seconds = time.perf_counter() - began
@@ -112,6 +114,15 @@ class PolicyApp:
         await _send(send, status, content, headers)
         if desk.manners.writes_access_log:
             log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(content)})
+
+    def _serving_for(self, scope: Scope) -> Serving | None:
+        """The policy that answers a request: the one that is leaving for those who send its digest back, the serving one for all others."""
+        leaving = self._desk.leaving
+        if leaving is not None:
+            pin = next((value for name, value in scope["headers"] if name == PIN), b"")
+            if pin == leaving.policy.digest.encode():
+                return leaving
+        return self._desk.serving
 
     def _acted(self, serving: Serving | None, body: bytes) -> Answer:
         if serving is None:

@@ -14,6 +14,8 @@ from app.meter import Meter
 from app.policy import Policy, loaded_policy
 from app.storage import local_path
 
+# How long the policy that was replaced goes on answering those who ask for it: an episode that it began it may end.
+DRAIN_S = 60.0
 # A bundle that could not be loaded may lie there later (a volume that lags, a store that is back).
 RETRY_S = (2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -65,6 +67,7 @@ class PolicyHolder:
 
     def __init__(self) -> None:
         self.serving: Serving | None = None
+        self.leaving: Serving | None = None
         self.refusal: Refusal | None = None
         self.manners = Manners()
         self.meter = Meter()
@@ -129,8 +132,16 @@ class PolicyHolder:
             self._task.cancel()
 
     def _hold(self, policy: Policy, named: Wanted) -> None:
+        before = self.serving
         self.serving = Serving(policy, named.revision)
         self._held = named
+        if before is not None and before.policy is not policy:
+            self.leaving = before
+            asyncio.get_running_loop().call_later(DRAIN_S, self._let_go, before)
+
+    def _let_go(self, drained: Serving) -> None:
+        if self.leaving is drained:
+            self.leaving = None
 
     async def _bring_in(self, wanted: Wanted) -> None:
         for pause_s in itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1])):

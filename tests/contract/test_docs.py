@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app import acting, description, meter, problem
+
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -56,6 +58,15 @@ def test_every_make_target_and_every_file_that_is_named_exists(page: str) -> Non
     assert named <= targets
     for path in re.findall(r"`((?:app|controller|docs|helm|k8s|tests)/[\w./-]+)`", text) + re.findall(r"\]\((?!http)([\w./-]+)\)", text):
         assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
+
+
+def test_the_page_of_the_server_tells_every_metric_every_error_and_every_path() -> None:
+    page = (ROOT / "docs/serving.md").read_text()
+    assert {f"ray_{name}" for name in meter.DESCRIPTIONS} == set(re.findall(r"`(ray_policymodel_\w+)", page))
+    told = {int(status) for row in re.findall(r"^\| ([\d, ]+)(?:, with Retry-After)? \|", page, re.M) for status in row.split(",")}
+    assert told == set(problem.TITLES)
+    assert all(f"`<route>{path}`" in page for path in description.PATHS)
+    assert {*acting.MEMBERS, *(name for names in acting.MEMBERS.values() for name in names)} <= set(re.findall(r"`(\w+)(?:: true)?`", page))
 
 
 def test_every_field_that_the_readme_names_is_in_the_schema() -> None:

@@ -98,5 +98,6 @@ class Desk:
 
     def __init__(self, serving: Serving | None, **manners: Any) -> None:
         self.serving = serving
+        self.leaving = None
         self.manners = Manners("/route", **manners)
         self.meter = Meter()
