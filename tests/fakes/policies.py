@@ -35,6 +35,16 @@ def tensor(name: str, kind: int, *shape: int) -> Any:
     return helper.make_tensor_value_info(name, kind, ["batch", *shape])
 
 
+def linear_model(weights: np.ndarray) -> bytes:
+    """Action = argmax(observation @ weights); weights has shape (4, 2)."""
+    nodes = [
+        helper.make_node("MatMul", ["observation", "weights"], ["action_dist_inputs"]),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
+    return model([tensor("observation", TensorProto.FLOAT, 4)], outputs, nodes, {"weights": weights.astype(np.float32)})
+
+
 def plain() -> Serving:
     """Two actions, the second one three times as likely."""
     nodes = [

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from fakes.policies import linear_model
 
 from app.bundle import published_bundle
 from app.storage import Storage, file_uri, open_storage
@@ -24,27 +23,6 @@ REPOSITORY = HERE.parents[2]
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return open_storage(file_uri(tmp_path / "storage"))
-
-
-def linear_model(weights: np.ndarray) -> bytes:
-    """Action = argmax(observation @ weights); weights has shape (4, 2)."""
-    nodes = [
-        helper.make_node("MatMul", ["observation", "weights"], ["action_dist_inputs"]),
-        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "linear",
-        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["batch", 4])],
-        [
-            helper.make_tensor_value_info("action", TensorProto.INT64, ["batch"]),
-            helper.make_tensor_value_info("action_dist_inputs", TensorProto.FLOAT, ["batch", 2]),
-        ],
-        [numpy_helper.from_array(weights.astype(np.float32), "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
 
 
 @pytest.fixture

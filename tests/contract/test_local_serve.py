@@ -1,0 +1,178 @@
+"""`python -m app.serve` as it runs: Ray Serve, HAProxy, and the door in the replica, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from fakes.policies import BOX, linear_model
+
+from app.bundle import published_bundle
+from app.storage import file_uri, open_storage
+
+ROOT = Path(__file__).parents[2]
+BODY = {"observation": [0.1, 0.2, 0.3, 0.4]}
+
+
+@dataclass
+class Server:
+    """A server of its own.
+
+    Attributes:
+        config: the file that it follows.
+        policy: what `user_config.serving` may name.
+    """
+
+    port: int
+    config: Path
+    policy: dict[str, object]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/cartpole-ppo"
+
+    def follow(self, **user_config: object) -> None:
+        deployment = {"name": "ServePPOModel", "num_replicas": 1, "user_config": {"route": "/cartpole-ppo", **user_config}}
+        application = {"name": "cartpole", "import_path": "app.serve:build", "route_prefix": "/cartpole-ppo", "deployments": [deployment]}
+        logging = {"encoding": "JSON", "enable_access_log": False}
+        text = yaml.safe_dump({"proxy_location": "EveryNode", "logging_config": logging, "applications": [application]})
+        aside = self.config.with_suffix(".new")
+        aside.write_text(text)
+        aside.replace(self.config)
+
+    def wait(self, status: int) -> requests.Response:
+        deadline = time.monotonic() + 60
+        while True:
+            answer = requests.post(self.url, json=BODY, timeout=10)
+            if answer.status_code == status:
+                return answer
+            assert time.monotonic() < deadline, (answer.status_code, answer.text)
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("serve")
+    storage = open_storage(file_uri(directory / "storage"))
+    weights = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    seen = np.array([BODY["observation"]], np.float32)
+    inputs = seen @ weights
+    golden = {"observations": seen.tolist(), "actions": inputs.argmax(axis=1).tolist(), "actionDistInputs": inputs.tolist()}
+    actions = {"type": "Discrete", "n": 2, "start": 0}
+    facts = {"environment": {"id": "Test-v0", "config": {}}, "observationSpace": BOX, "actionSpace": actions, "golden": golden}
+    digest = published_bundle(storage, facts, linear_model(weights))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = Server(port, directory / "serve.yaml", {"uri": storage.bundle_uri(digest), "digest": digest, "revision": 1})
+    made.follow()
+    command = [sys.executable, "-m", "app.serve", "--config", str(made.config), "--port", str(port)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    try:
+        assert "serving" in json.loads(process.stdout.readline())
+        yield made
+    finally:
+        process.stdin.close()
+        assert process.wait(60) == 0
+        process.stdout.close()
+
+
+def test_without_a_policy_our_503_passes_haproxy_as_it_is(server: Server) -> None:
+    server.follow()
+    answer = server.wait(503)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_the_policys_post_is_answered_at_the_door_and_the_rest_by_serve(server: Server) -> None:
+    server.follow(serving=server.policy)
+    at_the_door = server.wait(200)
+    assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", at_the_door.headers["x-request-id"])
+    by_serve = requests.get(server.url, json=BODY, timeout=10)
+    assert by_serve.json() == at_the_door.json()
+    assert not re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", by_serve.headers["x-request-id"])
+    row = requests.get(f"{server.url}/v1/status", timeout=10).json()["replicas"][0]
+    assert row["requests"] >= 2
+    assert requests.get(f"{server.url}/v2/models/cartpole/ready", timeout=10).json() == {"ready": True}
+
+
+def test_a_policy_is_replaced_without_a_failed_request(server: Server) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    for revision in (2, 3, 2, 1):
+        server.follow(serving={**server.policy, "revision": revision})
+        deadline = time.monotonic() + 30
+        while True:
+            answer = requests.post(server.url, json=BODY, timeout=10)
+            assert answer.status_code == 200
+            if answer.headers["x-policy-revision"] == str(revision):
+                break
+            assert time.monotonic() < deadline
+
+
+def test_the_limit_of_a_body_is_a_setting(server: Server) -> None:
+    server.follow(serving=server.policy, maxBodyBytes=2000)
+    deadline = time.monotonic() + 30
+    while requests.post(server.url, data=b" " * 3000, timeout=10).status_code != 413:
+        assert time.monotonic() < deadline
+    server.follow(serving=server.policy)
+    while requests.post(server.url, data=b" " * 3000, timeout=10).status_code != 400:
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ],
+    ids=["content-length", "chunked"],
+)
+def test_a_slow_sender_is_cut_off(server: Server, sent: bytes) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(sent)
+        answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert 5 < time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /cartpole-ppo HTTP/9.9\r\n\r\n",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"POST " + b"/a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /cartpole-ppo HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\n b\r\nContent-Length: 2\r\n\r\n{}",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_no_http_harms_nobody(server: Server, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        answer = b""
+        with suppress(OSError):  # it may be closed before all is sent
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(4096)
+        assert not answer.startswith(b"HTTP/1.1 5"), answer
+    assert requests.get(f"{server.url}/healthz", timeout=10).status_code == 200
