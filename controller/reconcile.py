@@ -41,6 +41,7 @@ TROUBLED_S = 10.0
 WATCHING_S = 30.0
 # The history in the status; a run that has dropped out says its result again when it is asked for.
 REVISIONS_KEPT = 20
+PAUSED = "spec.paused is true: nothing is changed until it is false"
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     served = serving(observed, images, target)
     exposed = exposure(observed, settings)
 
-    steps = (accepted, storage, trained, approved, served, exposed)
+    steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
     actions = tuple(action for step in steps for action in step.actions) + tuple(stale_jobs(observed))
-    status = _status(observed, settings, images, recorded, candidate, steps)
     if observed.spec.paused:
-        actions = ()
+        steps, actions = tuple(_paused(step) for step in steps), ()
+    status = _status(observed, settings, images, recorded, candidate, steps)
     requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
     return Plan(status, actions, statuses.events(observed.status, status), requeue_after_s)
 
@@ -413,7 +414,7 @@ def _status(
     was_rolling_out = served.finding.status != "Unknown" or observed.status.candidate is not None
     under_way = next((step for step in (trained, approved, served) if step.under_way and (step is not served or was_rolling_out)), None)
     if observed.spec.paused:
-        progressing = Condition(statuses.PROGRESSING, "False", "Paused", "spec.paused is true: nothing is changed until it is false")
+        progressing = Condition(statuses.PROGRESSING, "False", "Paused", PAUSED)
     elif under_way:
         progressing = Condition(statuses.PROGRESSING, "True", under_way.under_way, under_way.finding.message)
     else:
@@ -496,6 +497,14 @@ def _training_status(observed: Observed) -> TrainingStatus | None:
     if job is None:
         return None
     return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None)
+
+
+def _paused(step: Step) -> Step:
+    """A step of which nothing is done: it does not claim that anything is asked for."""
+    if not step.actions:
+        return step
+    finding = step.finding if step.is_done else replace(step.finding, reason="Paused", message=PAUSED)
+    return replace(step, finding=finding, actions=(), under_way="")
 
 
 def _requeue_after_s(steps: tuple[Step, ...]) -> float:

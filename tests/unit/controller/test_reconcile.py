@@ -426,6 +426,13 @@ def test_a_pause_changes_nothing_and_says_so(rung):
     assert planned.actions == ()
     assert condition(planned, "Progressing") == ("False", "Paused")
     assert planned.status.phase == "Paused"
+    claims = ("is asked for", "is asked again", "is told to", "is written", "gets new pods", "made anew with", "is made again")
+    assert not [found.message for found in planned.status.conditions if any(claim in found.message for claim in claims)]
+
+
+def test_a_pause_from_the_start_is_told_once_and_nothing_else_with_it() -> None:
+    told = [(event.reason, event.message) for event in plan(fresh(paused=True)).events]
+    assert told == [("Accepted", "the spec can be followed"), ("Paused", reconcile.PAUSED)]
 
 
 @pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
