@@ -15,6 +15,10 @@ from controller.model import ChildState, JobState, Json, Owner, Problem, Progres
 SCHEDULING_GRACE_S = 15
 
 
+class ReportUnusable(ValueError):
+    """A report of the replicas by which nothing can be said; its text is for the user of a PolicyModel."""
+
+
 def is_owned(child: Json, owner: Owner) -> bool:
     return any(reference.get("uid") == owner.uid for reference in child["metadata"].get("ownerReferences", []))
 
@@ -137,8 +141,11 @@ def replicas(report: Json) -> Replicas:
     """What `GET <route>/v1/status` says.
 
     Raises:
+        ReportUnusable: it is true and does not tell enough; the text says what is missing.
         KeyError, TypeError: it is not such an answer.
     """
+    if report["runningReplicas"] is None:
+        raise ReportUnusable("Serve did not tell the asked replica in time how many replicas run")
     if not isinstance(report["runningReplicas"], int):
         raise TypeError("runningReplicas is a count")
     return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]))

@@ -367,7 +367,7 @@ def test_a_replica_that_refuses_reads_so():
 
 
 def test_a_status_that_does_not_know_how_many_replicas_run_is_no_answer():
-    with pytest.raises((KeyError, TypeError)):
+    with pytest.raises(observation.ReportUnusable, match="how many replicas run"):
         observation.replicas(status_of(replica.PolicyHolder(), None))
 
 

@@ -446,7 +446,7 @@ NO_REPORTS = {
 
 @pytest.mark.parametrize("report", NO_REPORTS.values(), ids=NO_REPORTS)
 def test_an_answer_that_is_no_report_is_refused(report):
-    with pytest.raises((KeyError, TypeError)):
+    with pytest.raises((KeyError, TypeError, observation.ReportUnusable)):
         observation.replicas(report)
 
 
