@@ -280,13 +280,14 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """What the replicas were seen to serve."""
+    """What the replicas were seen to serve; `uri` is where its bundle lies, if that is known."""
 
     digest: str
     revision: int | None
     return_mean: float | None
     replicas_ready: int
     replicas: int
+    uri: str | None = None
 
 
 @dataclass(frozen=True)

@@ -258,9 +258,12 @@ def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None
         policy = resources.served_policy(observed.owner, observed.ray_service.serve_config)
         if policy:
             return policy
-    last = observed.status.serving.revision if observed.status.serving else None
+    last = observed.status.serving
+    seen = next((revision for revision in recorded if last and revision.number == last.revision), None)
+    if seen is None and last and last.uri:
+        # The history may be lost, or cut, and with it what served.
+        return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
     approved = [revision for revision in recorded if revision.verdict == "Pass"]
-    seen = next((revision for revision in recorded if revision.number == last), None)
     return _policy(seen or (approved[-1] if approved else None))
 
 
@@ -483,12 +486,16 @@ def _serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> Servi
         return replace(before, replicas_ready=0, replicas=0) if before else None
     digest = before.digest if before and before.digest in digests else digests[0]
     revision = next((revision for revision in reversed(recorded) if revision.digest == digest), None)
+    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    named = told["uri"] if told and told["digest"] == digest else None
+    known = before.uri if before and before.digest == digest else None
     return ServingStatus(
         digest=digest,
         revision=revision.number if revision else None,
         return_mean=revision.evaluation.mean if revision and revision.evaluation else None,
         replicas_ready=digests.count(digest),
         replicas=seen.running,
+        uri=revision.uri if revision else named or known,
     )
 
 

@@ -131,6 +131,7 @@ def document_of(status: Status) -> dict[str, Any]:
             {
                 "revision": serving.revision,
                 "digest": serving.digest,
+                "uri": serving.uri,
                 "returnMean": serving.return_mean,
                 "replicasReady": serving.replicas_ready,
                 "replicas": serving.replicas,
@@ -172,6 +173,7 @@ def status_of(document: Json) -> Status:
             serving.get("returnMean"),
             serving.get("replicasReady", 0),
             serving.get("replicas", 0),
+            serving.get("uri"),
         )
         if serving
         else None,

@@ -869,3 +869,22 @@ def test_a_policy_whose_bundle_was_lost_serves_again(seed: int) -> None:
     assert world.condition("Ready")["status"] == "True"
     assert world.rows == [world.digests(run)[-1]]
     assert world.created == [names.training_job("cartpole", run)] * 2
+
+
+def test_a_ray_service_that_was_lost_after_the_history_comes_back_with_the_policy_that_served() -> None:
+    world = edited(training__seed=1)
+    world.status, world.jobs = {}, {}
+    world.reconcile()
+    assert world.status["serving"]["uri"] == f"file:///storage/{RUN}"
+    world.ray_service = None
+    world.kuberay()
+    world.settle()
+    assert world.rows == [digest(RUN)]
+    assert "" not in world.served[1:]
+
+
+def test_where_a_policy_lies_that_is_in_no_history_is_remembered_as_long_as_it_answers() -> None:
+    seen = ready().observe()
+    known = replace(seen.status.serving, digest=OLD.digest, revision=None, uri="file:///old")
+    told = plan(replace(seen, status=replace(seen.status, serving=known), replicas=Replicas(1, (OLD,)))).status.serving
+    assert (told.digest, told.uri) == (OLD.digest, "file:///old")
