@@ -6,7 +6,7 @@ May not talk to anything. `Observed` holds facts, with `None` for "there is none
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -240,12 +240,13 @@ class RayServiceState:
 
 @dataclass(frozen=True)
 class ReplicaRow:
-    """What one replica says of itself."""
+    """What one replica says of itself; `manners`: how it answers, in the words of `user_config`, as far as its image tells."""
 
     replica: str
     digest: str | None
     error_digest: str | None = None
     error: Problem | None = None
+    manners: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -207,13 +207,13 @@ def _is_error(word: Json) -> bool:
 
 
 def _replica_row(row: Json) -> ReplicaRow:
-    serving, error = row["serving"] or {}, row.get("error") or {}
-    if not isinstance(serving, Mapping) or not isinstance(error, Mapping):
-        raise TypeError("serving and error of a replica are objects")
+    serving, error, manners = row["serving"] or {}, row.get("error") or {}, row.get("manners") or {}
+    if not all(isinstance(part, Mapping) for part in (serving, error, manners)):
+        raise TypeError("serving, error and manners of a replica are objects")
     if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
         raise TypeError("names and digests are text")
     problem = Problem(str(error["reason"]), str(error["message"])) if error else None
-    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem)
+    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem, manners)
 
 
 def _ended(pod: Json, container: str) -> Json:

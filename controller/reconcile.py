@@ -351,6 +351,12 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
         message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
         return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
+    manners = resources.manners(observed.spec)
+    # What a replica does not tell (its image is older) is taken as agreed.
+    behind = sum(any(row.manners.get(name, value) != value for name, value in manners.items()) for row in seen.rows)
+    if behind:
+        message = f"{_replicas(behind)} of {len(seen.rows)} still to take over {', '.join(manners)}"
+        return _unready("RollingOut", message, under_way="RollingOut")
     if ready == len(seen.rows) == seen.running and ready in wanted:
         return Step(
             Condition(

@@ -440,6 +440,7 @@ NO_REPORTS = {
     "no count": {"runningReplicas": None, "replicas": []},
     "rows that are text": {"runningReplicas": 1, "replicas": ["a"]},
     "serving that is text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": "sha256:ab"}]},
+    "manners that are text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "manners": "good"}]},
     "an error without a reason": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "error": {"digest": "x"}}]},
 }
 

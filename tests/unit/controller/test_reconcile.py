@@ -294,6 +294,7 @@ def answering(*rows: ReplicaRow, running: int | None = None, wanted: int = 1) ->
 
 
 RUN = spec_of(document()).run
+MANNERS = resources.manners(spec_of(document()))
 GOOD, OLD = ReplicaRow("good", digest(RUN)), ReplicaRow("old", "sha256:" + "e" * 64)
 REFUSING = ReplicaRow("bad", OLD.digest, digest(RUN), Problem("DigestMismatch", "the bundle was changed"))
 
@@ -336,6 +337,18 @@ SERVING = {
     "a replica that refuses the policy says why": Rung(lambda: answering(REFUSING), "Ready", ("False", "LoadFailed"), []),
     "a replica that refused another policy is not minded": Rung(
         lambda: answering(replace(GOOD, error_digest=OLD.digest, error=BROKEN)), "Ready", ("True", "Serving"), []
+    ),
+    "a replica that still answers by other manners is waited for": Rung(
+        lambda: answering(GOOD, replace(GOOD, manners={**MANNERS, "maxBodyBytes": 1}), wanted=2), "Ready", ("False", "RollingOut"), []
+    ),
+    "a replica that has taken over the manners is ready": Rung(
+        lambda: answering(replace(GOOD, manners=MANNERS)), "Ready", ("True", "Serving"), []
+    ),
+    "a manner that an older image does not tell is taken as agreed": Rung(
+        lambda: answering(replace(GOOD, manners={"route": MANNERS["route"]})), "Ready", ("True", "Serving"), []
+    ),
+    "a manner that only a newer image tells is not minded": Rung(
+        lambda: answering(replace(GOOD, manners={**MANNERS, "newer": 1})), "Ready", ("True", "Serving"), []
     ),
     "silence is no answer": Rung(lambda: replace(ready().observe(), replicas=None), "Ready", ("False", "NoReplica"), []),
     "what could not be found out is unknown": Rung(
