@@ -99,6 +99,14 @@ def _is_news(condition: Condition, before: Status) -> bool:
     )
 
 
+def with_doubt(status: Status, reason: str, message: str, now: datetime) -> Status:
+    """The status where nothing could be seen: what rests on what is seen now is not known, and the rest is as it was."""
+    doubts = [Condition(type_, "Unknown", reason, message) for type_ in (AVAILABLE, READY)]
+    others = [condition for condition in status.conditions if condition.type not in (AVAILABLE, READY)]
+    conditions = (*others, *dated(doubts, status, now, status.observed_generation))
+    return replace(status, conditions=conditions, phase=phase(conditions) if others else "Unknown")
+
+
 def with_failure(status: Status, before: Status, reason: str, message: str, now: datetime) -> Status:
     """The status after an action that the backend refused: what was planned has not happened."""
     failed = Condition(DEGRADED, "True", reason, message)
