@@ -227,6 +227,7 @@ class RayServiceState:
     Attributes:
         hash: the hash of the fields that the RayService was made from; `pods_hash`: that of the pods that serve, where there are any.
         switching: KubeRay prepares a second cluster while a first one serves.
+        claims: the claims that its pods mount; None where it has no pods, as on one machine.
     """
 
     serve_config: str = ""
@@ -236,6 +237,7 @@ class RayServiceState:
     switching: bool = False
     pods_hash: str | None = None
     problem: Problem | None = None
+    claims: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,15 @@ def ray_service_state(ray_service: Json, pods: Sequence[Json], owner: Owner, app
         switching=bool(active and pending),
         pods_hash=_pods_hash(pods, active),
         problem=problem,
+        claims=tuple(_mounted_claims(ray_service["spec"].get("rayClusterConfig", {}))),
     )
+
+
+def _mounted_claims(cluster: Json) -> Iterable[str]:
+    for group in (cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])):
+        for volume in group.get("template", {}).get("spec", {}).get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                yield volume["persistentVolumeClaim"]["claimName"]
 
 
 def _pods_hash(pods: Sequence[Json], cluster: str | None) -> str | None:

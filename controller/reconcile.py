@@ -350,6 +350,11 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         row, error = refused
         meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
         message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
+        if error.reason == "Missing" and not _mounts_the_claim(observed):
+            claim = resources.claim_name(observed.owner, observed.spec)
+            message += (
+                f". The RayService {observed.spec.serving.ray_service} mounts no claim {claim}: it has to, at {resources.STORAGE_PATH}"
+            )
         return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
     manners = resources.manners(observed.spec)
     # What a replica does not tell (its image is older) is taken as agreed.
@@ -537,9 +542,19 @@ def _is_publication(job: JobState, result: Json, history: list[Revision]) -> boo
 
 
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
-    """Whether a replica says that the bundle of a revision is not there."""
+    """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
+    if not _mounts_the_claim(observed):
+        return False
     rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
     return any(row.error and row.error.reason == "Missing" and row.error_digest == candidate.digest for row in rows)
+
+
+def _mounts_the_claim(observed: Observed) -> bool:
+    """Whether the pods of the RayService have the claim of the bundles, as far as is known; an adopted one is made by others."""
+    live = observed.ray_service
+    if observed.spec.serving.ray_service is None or live is None or live.claims is None:
+        return True
+    return resources.claim_name(observed.owner, observed.spec) in live.claims
 
 
 def _revision(job: JobState, result: Json, observed: Observed, number: int) -> Revision:

@@ -303,6 +303,17 @@ def test_a_new_ray_service_has_no_configuration_and_no_problem():
     )
 
 
+def test_a_ray_service_shows_the_claims_that_its_pods_mount():
+    def group(*claims: str) -> dict[str, Any]:
+        mounted = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+        return {"template": {"spec": {"volumes": [{"name": "tmp", "emptyDir": {}}, *mounted]}}}
+
+    found = ray_service()
+    found["spec"]["rayClusterConfig"] = {"headGroupSpec": group("a"), "workerGroupSpecs": [group("b", "c"), {}]}
+    assert observation.ray_service_state(found, [], OWNER, "cartpole", NOW).claims == ("a", "b", "c")
+    assert observation.ray_service_state(ray_service(), [], OWNER, "cartpole", NOW).claims == ()
+
+
 def test_a_ray_service_shows_its_hash_and_its_configuration():
     state = served(ray_service(annotations={"policymodel.dev/hash": "h"}, deletionTimestamp="2026-01-01T11:00:00Z"))
     assert (state.hash, state.serve_config, state.deleting) == ("h", "applications: []", True)

@@ -813,7 +813,23 @@ def republished(found: str) -> dict[str, Any]:
     return {"digest": found, "uri": "file:///again", "evaluation": evaluation}
 
 
+def adopted_and_losing(*claims: str) -> Observed:
+    """An adopted RayService whose pods mount these claims, and that misses the bundle of a policy that was approved."""
+    seen = losing()
+    spec = replace(seen.spec, serving=replace(seen.spec.serving, ray_service="shared", ingress=None))
+    live = replace(seen.ray_service, serve_config=resources.serve_config(seen.owner, spec, POLICY), foreign=True, claims=claims)
+    return replace(seen, spec=spec, ray_service=live, ingress=None)
+
+
+POLICY = {"uri": f"file:///storage/{RUN}", "digest": digest(RUN), "revision": 1}
+
 LOST = {
+    "a bundle that an adopted RayService misses is made again": Rung(
+        lambda: adopted_and_losing("other", "cartpole-policies"), "Trained", ("False", "Starting"), ["Create train"]
+    ),
+    "a bundle is not made again for pods that cannot see it": Rung(
+        lambda: adopted_and_losing("other"), "Trained", ("True", "Published"), []
+    ),
     "a bundle that a replica misses is made again": Rung(losing, "Trained", ("False", "Starting"), ["Create train"]),
     "a bundle that only one of the replicas misses is made again": Rung(
         lambda: losing(rows=(GOOD, MISSING)), "Trained", ("False", "Starting"), ["Create train"]
@@ -901,3 +917,10 @@ def test_where_a_policy_lies_that_is_in_no_history_is_remembered_as_long_as_it_a
     known = replace(seen.status.serving, digest=OLD.digest, revision=None, uri="file:///old")
     told = plan(replace(seen, status=replace(seen.status, serving=known), replicas=Replicas(1, (OLD,)))).status.serving
     assert (told.digest, told.uri) == (OLD.digest, "file:///old")
+
+
+def test_an_adopted_ray_service_that_does_not_mount_the_claim_is_told_so() -> None:
+    ready_ = plan(adopted_and_losing("other")).status.condition("Ready")
+    assert (ready_.status, ready_.reason) == ("False", "LoadFailed")
+    assert ready_.message.endswith("The RayService shared mounts no claim cartpole-policies: it has to, at /storage")
+    assert "mounts no claim" not in plan(adopted_and_losing("cartpole-policies")).status.condition("Degraded").message
