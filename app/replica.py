@@ -58,6 +58,16 @@ def parsed_manners(user_config: dict[str, Any]) -> Manners:
     )
 
 
+def described_manners(manners: Manners) -> dict[str, Any]:
+    """The manners in the words of `user_config`: by them it can be told whether a replica has taken over what it was sent."""
+    return {
+        "route": manners.route,
+        "outOfBounds": "Reject" if manners.rejects_out_of_bounds else "Answer",
+        "maxBodyBytes": manners.body_bytes,
+        "accessLog": manners.writes_access_log,
+    }
+
+
 class PolicyHolder:
     """Holds the policy that answers, and brings in the one that is wanted beside the traffic.
 
@@ -107,6 +117,7 @@ class PolicyHolder:
             "uptimeSeconds": round(time.monotonic() - self._began, 1),
             "requests": self.meter.answered,
             "outOfBounds": self.meter.out_of_bounds,
+            "manners": described_manners(self.manners),
         }
 
     def held(self) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from kubernetes.dynamic.exceptions import ApiException, NotFoundError, ResourceN
 
 from controller import names, observation, resources
 from controller import status as statuses
-from controller.loop import ActionRefused, Key
+from controller.loop import ActionRefused, Key, NotObserved
 from controller.model import (
     Action,
     Apply,
@@ -72,14 +72,23 @@ class Cluster:
         """Everything that a plan for one PolicyModel needs, or None where there is no such PolicyModel.
 
         Raises:
-            ApiException: the API server could not say.
+            ApiException: the API server could not say whether there is one.
+            NotObserved: there is one, and the API server would not say what belongs to it.
         """
         namespace, name = key
         document = self._get(names.KIND, namespace, name)
         if document is None:
             return None
-        metadata, spec, now = document["metadata"], spec_of(document), datetime.now(UTC)
+        metadata, now = document["metadata"], datetime.now(UTC)
         owner = Owner(namespace, name, metadata["uid"], metadata["generation"])
+        status = statuses.status_of(document.get("status", {}))
+        try:
+            return self._observed(owner, document, status, now)
+        except (ApiException, ResourceNotFoundError) as error:
+            raise NotObserved(owner, status, now, _in_words(error)) from error
+
+    def _observed(self, owner: Owner, document: Json, status: Status, now: datetime) -> Observed:
+        namespace, name, metadata, spec = owner.namespace, owner.name, document["metadata"], spec_of(document)
         # Jobs before their pods: a Job that has finished is read with the last word of its pod.
         jobs = self._list("Job", namespace, f"{names.LABEL_NAME}={name}")
         pods = self._list("Pod", namespace, f"{names.LABEL_NAME}={name}")
@@ -90,7 +99,7 @@ class Cluster:
             now=now,
             owner=owner,
             spec=spec,
-            status=statuses.status_of(document.get("status", {})),
+            status=status,
             created=metadata["creationTimestamp"],
             deleting="deletionTimestamp" in metadata,
             jobs=tuple(self._job_states(owner, jobs, pods, now)),

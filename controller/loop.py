@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Protocol
 
 from controller import reconcile
@@ -28,6 +29,19 @@ class ActionRefused(Exception):
     """A backend would not do what the plan asks; the text says what and why."""
 
 
+class NotObserved(Exception):
+    """A PolicyModel could be read, and what belongs to it could not; the text says why.
+
+    Attributes:
+        owner, status: what was read of it.
+        now: when.
+    """
+
+    def __init__(self, owner: Owner, status: Status, now: datetime, why: str) -> None:
+        super().__init__(why)
+        self.owner, self.status, self.now = owner, status, now
+
+
 class Backend(Protocol):
     """What a reconcile is done with: a cluster, or processes on this machine."""
 
@@ -45,9 +59,15 @@ def reconcile_once(backend: Backend, key: Key, settings: Settings) -> float | No
         Seconds until the next look, or None where the PolicyModel is gone.
 
     Raises:
-        ActionRefused: after the status has said so; to be retried.
+        ActionRefused, NotObserved: after the status has said so; to be retried.
     """
-    observed = backend.observe(key)
+    try:
+        observed = backend.observe(key)
+    except NotObserved as failure:
+        # What was seen before is no longer known to be so: a Ready that stays would be a claim.
+        doubt = statuses.with_doubt(failure.status, "NotObserved", f"the cluster could not be asked: {failure}", failure.now)
+        _publish(backend, failure.owner, failure.status, doubt, ())
+        raise
     if observed is None or observed.deleting:
         return None
     plan = reconcile.plan(observed, settings)
@@ -60,15 +80,15 @@ def reconcile_once(backend: Backend, key: Key, settings: Settings) -> float | No
             refusals.append(refusal)
     if refusals:
         status = statuses.with_failure(plan.status, observed.status, "ActionRefused", str(refusals[0]), observed.now)
-        _publish(backend, observed, status, statuses.events(observed.status, status))
+        _publish(backend, observed.owner, observed.status, status, statuses.events(observed.status, status))
         raise refusals[0]
-    _publish(backend, observed, plan.status, plan.events)
+    _publish(backend, observed.owner, observed.status, plan.status, plan.events)
     return plan.requeue_after_s
 
 
-def _publish(backend: Backend, observed: Observed, status: Status, events: Iterable[Event]) -> None:
-    if statuses.document_of(status) != statuses.document_of(observed.status):
-        backend.publish(observed.owner, status, events)
+def _publish(backend: Backend, owner: Owner, before: Status, status: Status, events: Iterable[Event]) -> None:
+    if statuses.document_of(status) != statuses.document_of(before):
+        backend.publish(owner, status, events)
 
 
 class KeyedQueue:

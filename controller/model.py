@@ -6,7 +6,7 @@ May not talk to anything. `Observed` holds facts, with `None` for "there is none
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -227,6 +227,7 @@ class RayServiceState:
     Attributes:
         hash: the hash of the fields that the RayService was made from; `pods_hash`: that of the pods that serve, where there are any.
         switching: KubeRay prepares a second cluster while a first one serves.
+        claims: the claims that its pods mount; None where it has no pods, as on one machine.
     """
 
     serve_config: str = ""
@@ -236,16 +237,18 @@ class RayServiceState:
     switching: bool = False
     pods_hash: str | None = None
     problem: Problem | None = None
+    claims: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class ReplicaRow:
-    """What one replica says of itself."""
+    """What one replica says of itself; `manners`: how it answers, in the words of `user_config`, as far as its image tells."""
 
     replica: str
     digest: str | None
     error_digest: str | None = None
     error: Problem | None = None
+    manners: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,13 +283,14 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """What the replicas were seen to serve."""
+    """What the replicas were seen to serve; `uri` is where its bundle lies, if that is known."""
 
     digest: str
     revision: int | None
     return_mean: float | None
     replicas_ready: int
     replicas: int
+    uri: str | None = None
 
 
 @dataclass(frozen=True)

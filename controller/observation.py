@@ -15,6 +15,10 @@ from controller.model import ChildState, JobState, Json, Owner, Problem, Progres
 SCHEDULING_GRACE_S = 15
 
 
+class ReportUnusable(ValueError):
+    """A report of the replicas by which nothing can be said; its text is for the user of a PolicyModel."""
+
+
 def is_owned(child: Json, owner: Owner) -> bool:
     return any(reference.get("uid") == owner.uid for reference in child["metadata"].get("ownerReferences", []))
 
@@ -96,7 +100,15 @@ def ray_service_state(ray_service: Json, pods: Sequence[Json], owner: Owner, app
         switching=bool(active and pending),
         pods_hash=_pods_hash(pods, active),
         problem=problem,
+        claims=tuple(_mounted_claims(ray_service["spec"].get("rayClusterConfig", {}))),
     )
+
+
+def _mounted_claims(cluster: Json) -> Iterable[str]:
+    for group in (cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])):
+        for volume in group.get("template", {}).get("spec", {}).get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                yield volume["persistentVolumeClaim"]["claimName"]
 
 
 def _pods_hash(pods: Sequence[Json], cluster: str | None) -> str | None:
@@ -137,8 +149,11 @@ def replicas(report: Json) -> Replicas:
     """What `GET <route>/v1/status` says.
 
     Raises:
+        ReportUnusable: it is true and does not tell enough; the text says what is missing.
         KeyError, TypeError: it is not such an answer.
     """
+    if report["runningReplicas"] is None:
+        raise ReportUnusable("Serve did not tell the asked replica in time how many replicas run")
     if not isinstance(report["runningReplicas"], int):
         raise TypeError("runningReplicas is a count")
     return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]))
@@ -200,13 +215,13 @@ def _is_error(word: Json) -> bool:
 
 
 def _replica_row(row: Json) -> ReplicaRow:
-    serving, error = row["serving"] or {}, row.get("error") or {}
-    if not isinstance(serving, Mapping) or not isinstance(error, Mapping):
-        raise TypeError("serving and error of a replica are objects")
+    serving, error, manners = row["serving"] or {}, row.get("error") or {}, row.get("manners") or {}
+    if not all(isinstance(part, Mapping) for part in (serving, error, manners)):
+        raise TypeError("serving, error and manners of a replica are objects")
     if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
         raise TypeError("names and digests are text")
     problem = Problem(str(error["reason"]), str(error["message"])) if error else None
-    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem)
+    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem, manners)
 
 
 def _ended(pod: Json, container: str) -> Json:

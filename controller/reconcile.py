@@ -41,6 +41,7 @@ TROUBLED_S = 10.0
 WATCHING_S = 30.0
 # The history in the status; a run that has dropped out says its result again when it is asked for.
 REVISIONS_KEPT = 20
+PAUSED = "spec.paused is true: nothing is changed until it is false"
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     served = serving(observed, images, target)
     exposed = exposure(observed, settings)
 
-    steps = (accepted, storage, trained, approved, served, exposed)
+    steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
     actions = tuple(action for step in steps for action in step.actions) + tuple(stale_jobs(observed))
-    status = _status(observed, settings, images, recorded, candidate, steps)
     if observed.spec.paused:
-        actions = ()
+        steps, actions = tuple(_paused(step) for step in steps), ()
+    status = _status(observed, settings, images, recorded, candidate, steps)
     requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
     return Plan(status, actions, statuses.events(observed.status, status), requeue_after_s)
 
@@ -257,9 +258,12 @@ def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None
         policy = resources.served_policy(observed.owner, observed.ray_service.serve_config)
         if policy:
             return policy
-    last = observed.status.serving.revision if observed.status.serving else None
+    last = observed.status.serving
+    seen = next((revision for revision in recorded if last and revision.number == last.revision), None)
+    if seen is None and last and last.uri:
+        # The history may be lost, or cut, and with it what served.
+        return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
     approved = [revision for revision in recorded if revision.verdict == "Pass"]
-    seen = next((revision for revision in recorded if revision.number == last), None)
     return _policy(seen or (approved[-1] if approved else None))
 
 
@@ -346,7 +350,18 @@ def replicas(observed: Observed, target: Json | None) -> Step:
         row, error = refused
         meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
         message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
+        if error.reason == "Missing" and not _mounts_the_claim(observed):
+            claim = resources.claim_name(observed.owner, observed.spec)
+            message += (
+                f". The RayService {observed.spec.serving.ray_service} mounts no claim {claim}: it has to, at {resources.STORAGE_PATH}"
+            )
         return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
+    manners = resources.manners(observed.spec)
+    # What a replica does not tell (its image is older) is taken as agreed.
+    behind = sum(any(row.manners.get(name, value) != value for name, value in manners.items()) for row in seen.rows)
+    if behind:
+        message = f"{_replicas(behind)} of {len(seen.rows)} still to take over {', '.join(manners)}"
+        return _unready("RollingOut", message, under_way="RollingOut")
     if ready == len(seen.rows) == seen.running and ready in wanted:
         return Step(
             Condition(
@@ -413,7 +428,7 @@ def _status(
     was_rolling_out = served.finding.status != "Unknown" or observed.status.candidate is not None
     under_way = next((step for step in (trained, approved, served) if step.under_way and (step is not served or was_rolling_out)), None)
     if observed.spec.paused:
-        progressing = Condition(statuses.PROGRESSING, "False", "Paused", "spec.paused is true: nothing is changed until it is false")
+        progressing = Condition(statuses.PROGRESSING, "False", "Paused", PAUSED)
     elif under_way:
         progressing = Condition(statuses.PROGRESSING, "True", under_way.under_way, under_way.finding.message)
     else:
@@ -482,12 +497,16 @@ def _serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> Servi
         return replace(before, replicas_ready=0, replicas=0) if before else None
     digest = before.digest if before and before.digest in digests else digests[0]
     revision = next((revision for revision in reversed(recorded) if revision.digest == digest), None)
+    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    named = told["uri"] if told and told["digest"] == digest else None
+    known = before.uri if before and before.digest == digest else None
     return ServingStatus(
         digest=digest,
         revision=revision.number if revision else None,
         return_mean=revision.evaluation.mean if revision and revision.evaluation else None,
         replicas_ready=digests.count(digest),
         replicas=seen.running,
+        uri=revision.uri if revision else named or known,
     )
 
 
@@ -496,6 +515,14 @@ def _training_status(observed: Observed) -> TrainingStatus | None:
     if job is None:
         return None
     return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None)
+
+
+def _paused(step: Step) -> Step:
+    """A step of which nothing is done: it does not claim that anything is asked for."""
+    if not step.actions:
+        return step
+    finding = step.finding if step.is_done else replace(step.finding, reason="Paused", message=PAUSED)
+    return replace(step, finding=finding, actions=(), under_way="")
 
 
 def _requeue_after_s(steps: tuple[Step, ...]) -> float:
@@ -515,9 +542,19 @@ def _is_publication(job: JobState, result: Json, history: list[Revision]) -> boo
 
 
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
-    """Whether a replica says that the bundle of a revision is not there."""
+    """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
+    if not _mounts_the_claim(observed):
+        return False
     rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
     return any(row.error and row.error.reason == "Missing" and row.error_digest == candidate.digest for row in rows)
+
+
+def _mounts_the_claim(observed: Observed) -> bool:
+    """Whether the pods of the RayService have the claim of the bundles, as far as is known; an adopted one is made by others."""
+    live = observed.ray_service
+    if observed.spec.serving.ray_service is None or live is None or live.claims is None:
+        return True
+    return resources.claim_name(observed.owner, observed.spec) in live.claims
 
 
 def _revision(job: JobState, result: Json, observed: Observed, number: int) -> Revision:

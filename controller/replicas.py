@@ -35,6 +35,8 @@ def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) ->
                     return None
                 answer.raise_for_status()
                 return observation.replicas(json.loads(_body(answer)))
+    except observation.ReportUnusable as error:
+        return Unknown(f"{url}: {error}") if has_endpoint else None
     except (requests.RequestException, urllib3.exceptions.HTTPError, KeyError, TypeError, ValueError, RecursionError) as error:
         return Unknown(f"{url}: {type(error).__name__}") if has_endpoint else None
 
@@ -43,11 +45,11 @@ def _body(answer: requests.Response) -> bytes:
     """The body, as far as it comes in time.
 
     Raises:
-        ValueError: it is too long, or takes too long.
+        ReportUnusable: it is too long, or takes too long.
     """
     deadline, body = time.monotonic() + REPORT_S, b""
     while chunk := answer.raw.read1(REPORT_BYTES):
         body += chunk
         if len(body) > REPORT_BYTES or time.monotonic() > deadline:
-            raise ValueError("the report is too long, or too slow")
+            raise observation.ReportUnusable("the report is too long, or too slow")
     return body

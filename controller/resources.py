@@ -232,6 +232,17 @@ def _head_pod(owner: Owner, spec: Spec, images: Images) -> Json:
     return pod
 
 
+def manners(spec: Spec) -> Json:
+    """How replicas are to answer, whichever policy does: `user_config` but for the policy."""
+    serving = spec.serving
+    return {
+        "route": serving.route,
+        "outOfBounds": serving.out_of_bounds,
+        "maxBodyBytes": serving.max_body_bytes,
+        "accessLog": serving.access_log,
+    }
+
+
 def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "") -> str:
     """The text of `serveConfigV2`: our application, and those of others that the live text holds.
 
@@ -240,12 +251,7 @@ def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "") 
         live: the text as it stands; only an adopted RayService has applications of others in it.
     """
     serving, scale = spec.serving, spec.serving.autoscaling
-    user_config: dict[str, Any] = {
-        "route": serving.route,
-        "outOfBounds": serving.out_of_bounds,
-        "maxBodyBytes": serving.max_body_bytes,
-        "accessLog": serving.access_log,
-    }
+    user_config = dict(manners(spec))
     if policy:
         user_config["serving"] = dict(policy)
     replicas: dict[str, Any] = {"num_replicas": serving.replicas}

@@ -99,6 +99,14 @@ def _is_news(condition: Condition, before: Status) -> bool:
     )
 
 
+def with_doubt(status: Status, reason: str, message: str, now: datetime) -> Status:
+    """The status where nothing could be seen: what rests on what is seen now is not known, and the rest is as it was."""
+    doubts = [Condition(type_, "Unknown", reason, message) for type_ in (AVAILABLE, READY)]
+    others = [condition for condition in status.conditions if condition.type not in (AVAILABLE, READY)]
+    conditions = (*others, *dated(doubts, status, now, status.observed_generation))
+    return replace(status, conditions=conditions, phase=phase(conditions) if others else "Unknown")
+
+
 def with_failure(status: Status, before: Status, reason: str, message: str, now: datetime) -> Status:
     """The status after an action that the backend refused: what was planned has not happened."""
     failed = Condition(DEGRADED, "True", reason, message)
@@ -131,6 +139,7 @@ def document_of(status: Status) -> dict[str, Any]:
             {
                 "revision": serving.revision,
                 "digest": serving.digest,
+                "uri": serving.uri,
                 "returnMean": serving.return_mean,
                 "replicasReady": serving.replicas_ready,
                 "replicas": serving.replicas,
@@ -172,6 +181,7 @@ def status_of(document: Json) -> Status:
             serving.get("returnMean"),
             serving.get("replicasReady", 0),
             serving.get("replicas", 0),
+            serving.get("uri"),
         )
         if serving
         else None,

@@ -338,6 +338,8 @@ def test_a_user_config_of_the_controller_is_read_by_the_replica(changes, manners
     holder = replica.PolicyHolder()
     holder.want({key: value for key, value in user_config.items() if key != "serving"})
     assert holder.manners == manners
+    (row,) = observation.replicas(status_of(holder, 1)).rows
+    assert row.manners == resources.manners(spec(**changes))
 
 
 def test_a_user_config_without_a_policy_wants_none():
@@ -347,6 +349,10 @@ def test_a_user_config_without_a_policy_wants_none():
     assert resources.served_policy(OWNER, text) is None
 
 
+# How a replica answers that was told nothing yet.
+UNTOLD = {"route": "", "outOfBounds": "Answer", "maxBodyBytes": 1024 * 1024, "accessLog": False}
+
+
 def status_of(holder: replica.PolicyHolder, running: int | None) -> Any:
     """The status as one replica gives it, over the wire."""
     rows = [{"replica": "r1", **holder.row()}]
@@ -354,24 +360,24 @@ def status_of(holder: replica.PolicyHolder, running: int | None) -> Any:
 
 
 def test_a_replica_without_a_policy_reads_so():
-    assert observation.replicas(status_of(replica.PolicyHolder(), 1)) == Replicas(1, (ReplicaRow("r1", None),))
+    assert observation.replicas(status_of(replica.PolicyHolder(), 1)) == Replicas(1, (ReplicaRow("r1", None, manners=UNTOLD),))
 
 
 def test_a_replica_that_serves_reads_so():
     holder = replica.PolicyHolder()
     holder.serving = SimpleNamespace(policy=SimpleNamespace(digest=DIGEST), revision=7)
-    assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST),))
+    assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST, manners=UNTOLD),))
 
 
 def test_a_replica_that_refuses_reads_so():
     holder = replica.PolicyHolder()
     holder.refusal = replica.Refusal(DIGEST, "DigestMismatch", "the bundle was changed")
     (row,) = observation.replicas(status_of(holder, 1)).rows
-    assert row == ReplicaRow("r1", None, DIGEST, Problem("DigestMismatch", "the bundle was changed"))
+    assert row == ReplicaRow("r1", None, DIGEST, Problem("DigestMismatch", "the bundle was changed"), UNTOLD)
 
 
 def test_a_status_that_does_not_know_how_many_replicas_run_is_no_answer():
-    with pytest.raises((KeyError, TypeError)):
+    with pytest.raises(observation.ReportUnusable, match="how many replicas run"):
         observation.replicas(status_of(replica.PolicyHolder(), None))
 
 

@@ -62,6 +62,7 @@ class Kube:
     failed: int = 0
     refuses_watches: bool = False
     is_namespaced: bool = False
+    forbidden: set[str] = field(default_factory=set)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     # Orders.
@@ -128,7 +129,7 @@ class Kube:
         if match is None:
             raise Refused(404, "NotFound", path)
         plural, namespace, name, sub = match["plural"], match["namespace"] or "", match["name"], match["sub"]
-        self.check_rights(path)
+        self.check_rights(path, plural)
         with self.changed:
             if self.failing > 0:
                 self.failing, self.failed = self.failing - 1, self.failed + 1
@@ -151,10 +152,10 @@ class Kube:
                 return {"kind": "Status", "status": "Success"}
             return self._applied(key, sub, body)
 
-    def check_rights(self, path: str) -> None:
-        """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster."""
-        if self.is_namespaced and "/namespaces/" not in path:
-            raise Refused(403, "Forbidden", path)
+    def check_rights(self, path: str, plural: str = "") -> None:
+        """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster; to what is `forbidden` none."""
+        if plural in self.forbidden or (self.is_namespaced and "/namespaces/" not in path):
+            raise Refused(403, "Forbidden", f"{path} is forbidden")
 
     def _applied(self, key: tuple[str, str, str], sub: str | None, body: Document) -> Document:
         plural, namespace, name = key

@@ -242,6 +242,26 @@ def test_an_api_that_answers_500_for_a_while_changes_nothing_of_the_end(kube, op
     check_the_end(kube)
 
 
+def test_without_the_right_to_look_nothing_is_claimed_and_with_it_all_is_as_before(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+
+    def found(type_: str) -> tuple[str, str]:
+        condition = next(condition for condition in status(kube)["conditions"] if condition["type"] == type_)
+        return condition["status"], condition["reason"]
+
+    kube.forbidden = {"persistentvolumeclaims"}
+    until(lambda: found("Ready") == ("Unknown", "NotObserved"), lambda: status(kube))
+    assert found("Available") == ("Unknown", "NotObserved")
+    assert found("Trained") == ("True", "Published")
+    assert status(kube)["phase"] == "Unknown"
+    assert "persistentvolumeclaims" in next(c["message"] for c in status(kube)["conditions"] if c["type"] == "Ready")
+    kube.forbidden = set()
+    until(lambda: is_ready(kube), lambda: status(kube))
+    check_the_end(kube)
+
+
 def test_what_happened_while_no_watch_told_it_is_seen_all_the_same(kube, operator):
     operator()
     create(kube)

@@ -14,7 +14,7 @@ import pytest
 from fakes.world import SETTINGS, World
 
 from controller import loop, status
-from controller.loop import ActionRefused, KeyedQueue, reconcile_once
+from controller.loop import ActionRefused, KeyedQueue, NotObserved, reconcile_once
 from controller.model import Action, Event, Observed, Owner, Status
 
 DEADLINE_S = 10.0
@@ -235,11 +235,15 @@ class Backend:
 
     world: World
     refused: str | None = None
+    is_blind: bool = False
     applied: list[Action] = field(default_factory=list)
     published: list[tuple[Status, tuple[Event, ...]]] = field(default_factory=list)
 
     def observe(self, key: loop.Key) -> Observed | None:
-        return self.world.observe() if self.world else None
+        seen = self.world.observe() if self.world else None
+        if seen and self.is_blind:
+            raise NotObserved(seen.owner, seen.status, seen.now, "jobs is forbidden")
+        return seen
 
     def apply(self, owner: Owner, action: Action) -> None:
         if action.kind == self.refused:
@@ -314,3 +318,30 @@ def test_a_refusal_that_is_over_heals():
     backend.refused = None
     reconcile_once(backend, KEY, SETTINGS)
     assert backend.published[-1][0].condition(status.DEGRADED).status == "False"
+
+
+def test_what_cannot_be_looked_at_is_not_claimed_to_be_as_it_was():
+    world = World()
+    world.settle()
+    backend = Backend(world, is_blind=True)
+    for _ in range(2):
+        with pytest.raises(NotObserved, match="forbidden"):
+            reconcile_once(backend, KEY, SETTINGS)
+    ((told, events),) = backend.published
+    ready, available = told.condition(status.READY), told.condition(status.AVAILABLE)
+    assert (ready.status, available.status, told.phase, events) == ("Unknown", "Unknown", "Unknown", ())
+    assert "jobs is forbidden" in ready.message
+    assert told.condition(status.TRAINED).status == "True"
+    assert told.serving
+    assert told.revisions
+    backend.is_blind = False
+    reconcile_once(backend, KEY, SETTINGS)
+    assert backend.published[-1][0].condition(status.READY).status == "True"
+    assert backend.published[-1][1] == ()
+
+
+def test_a_policy_model_that_was_never_looked_at_is_unknown():
+    backend = Backend(World(), is_blind=True)
+    with pytest.raises(NotObserved):
+        reconcile_once(backend, KEY, SETTINGS)
+    assert backend.published[-1][0].phase == "Unknown"

@@ -303,6 +303,17 @@ def test_a_new_ray_service_has_no_configuration_and_no_problem():
     )
 
 
+def test_a_ray_service_shows_the_claims_that_its_pods_mount():
+    def group(*claims: str) -> dict[str, Any]:
+        mounted = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+        return {"template": {"spec": {"volumes": [{"name": "tmp", "emptyDir": {}}, *mounted]}}}
+
+    found = ray_service()
+    found["spec"]["rayClusterConfig"] = {"headGroupSpec": group("a"), "workerGroupSpecs": [group("b", "c"), {}]}
+    assert observation.ray_service_state(found, [], OWNER, "cartpole", NOW).claims == ("a", "b", "c")
+    assert observation.ray_service_state(ray_service(), [], OWNER, "cartpole", NOW).claims == ()
+
+
 def test_a_ray_service_shows_its_hash_and_its_configuration():
     state = served(ray_service(annotations={"policymodel.dev/hash": "h"}, deletionTimestamp="2026-01-01T11:00:00Z"))
     assert (state.hash, state.serve_config, state.deleting) == ("h", "applications: []", True)
@@ -440,13 +451,14 @@ NO_REPORTS = {
     "no count": {"runningReplicas": None, "replicas": []},
     "rows that are text": {"runningReplicas": 1, "replicas": ["a"]},
     "serving that is text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": "sha256:ab"}]},
+    "manners that are text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "manners": "good"}]},
     "an error without a reason": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "error": {"digest": "x"}}]},
 }
 
 
 @pytest.mark.parametrize("report", NO_REPORTS.values(), ids=NO_REPORTS)
 def test_an_answer_that_is_no_report_is_refused(report):
-    with pytest.raises((KeyError, TypeError)):
+    with pytest.raises((KeyError, TypeError, observation.ReportUnusable)):
         observation.replicas(report)
 
 

@@ -294,6 +294,7 @@ def answering(*rows: ReplicaRow, running: int | None = None, wanted: int = 1) ->
 
 
 RUN = spec_of(document()).run
+MANNERS = resources.manners(spec_of(document()))
 GOOD, OLD = ReplicaRow("good", digest(RUN)), ReplicaRow("old", "sha256:" + "e" * 64)
 REFUSING = ReplicaRow("bad", OLD.digest, digest(RUN), Problem("DigestMismatch", "the bundle was changed"))
 
@@ -336,6 +337,18 @@ SERVING = {
     "a replica that refuses the policy says why": Rung(lambda: answering(REFUSING), "Ready", ("False", "LoadFailed"), []),
     "a replica that refused another policy is not minded": Rung(
         lambda: answering(replace(GOOD, error_digest=OLD.digest, error=BROKEN)), "Ready", ("True", "Serving"), []
+    ),
+    "a replica that still answers by other manners is waited for": Rung(
+        lambda: answering(GOOD, replace(GOOD, manners={**MANNERS, "maxBodyBytes": 1}), wanted=2), "Ready", ("False", "RollingOut"), []
+    ),
+    "a replica that has taken over the manners is ready": Rung(
+        lambda: answering(replace(GOOD, manners=MANNERS)), "Ready", ("True", "Serving"), []
+    ),
+    "a manner that an older image does not tell is taken as agreed": Rung(
+        lambda: answering(replace(GOOD, manners={"route": MANNERS["route"]})), "Ready", ("True", "Serving"), []
+    ),
+    "a manner that only a newer image tells is not minded": Rung(
+        lambda: answering(replace(GOOD, manners={**MANNERS, "newer": 1})), "Ready", ("True", "Serving"), []
     ),
     "silence is no answer": Rung(lambda: replace(ready().observe(), replicas=None), "Ready", ("False", "NoReplica"), []),
     "what could not be found out is unknown": Rung(
@@ -426,6 +439,13 @@ def test_a_pause_changes_nothing_and_says_so(rung):
     assert planned.actions == ()
     assert condition(planned, "Progressing") == ("False", "Paused")
     assert planned.status.phase == "Paused"
+    claims = ("is asked for", "is asked again", "is told to", "is written", "gets new pods", "made anew with", "is made again")
+    assert not [found.message for found in planned.status.conditions if any(claim in found.message for claim in claims)]
+
+
+def test_a_pause_from_the_start_is_told_once_and_nothing_else_with_it() -> None:
+    told = [(event.reason, event.message) for event in plan(fresh(paused=True)).events]
+    assert told == [("Accepted", "the spec can be followed"), ("Paused", reconcile.PAUSED)]
 
 
 @pytest.mark.parametrize("rung", LADDERS.values(), ids=LADDERS)
@@ -793,7 +813,23 @@ def republished(found: str) -> dict[str, Any]:
     return {"digest": found, "uri": "file:///again", "evaluation": evaluation}
 
 
+def adopted_and_losing(*claims: str) -> Observed:
+    """An adopted RayService whose pods mount these claims, and that misses the bundle of a policy that was approved."""
+    seen = losing()
+    spec = replace(seen.spec, serving=replace(seen.spec.serving, ray_service="shared", ingress=None))
+    live = replace(seen.ray_service, serve_config=resources.serve_config(seen.owner, spec, POLICY), foreign=True, claims=claims)
+    return replace(seen, spec=spec, ray_service=live, ingress=None)
+
+
+POLICY = {"uri": f"file:///storage/{RUN}", "digest": digest(RUN), "revision": 1}
+
 LOST = {
+    "a bundle that an adopted RayService misses is made again": Rung(
+        lambda: adopted_and_losing("other", "cartpole-policies"), "Trained", ("False", "Starting"), ["Create train"]
+    ),
+    "a bundle is not made again for pods that cannot see it": Rung(
+        lambda: adopted_and_losing("other"), "Trained", ("True", "Published"), []
+    ),
     "a bundle that a replica misses is made again": Rung(losing, "Trained", ("False", "Starting"), ["Create train"]),
     "a bundle that only one of the replicas misses is made again": Rung(
         lambda: losing(rows=(GOOD, MISSING)), "Trained", ("False", "Starting"), ["Create train"]
@@ -862,3 +898,29 @@ def test_a_policy_whose_bundle_was_lost_serves_again(seed: int) -> None:
     assert world.condition("Ready")["status"] == "True"
     assert world.rows == [world.digests(run)[-1]]
     assert world.created == [names.training_job("cartpole", run)] * 2
+
+
+def test_a_ray_service_that_was_lost_after_the_history_comes_back_with_the_policy_that_served() -> None:
+    world = edited(training__seed=1)
+    world.status, world.jobs = {}, {}
+    world.reconcile()
+    assert world.status["serving"]["uri"] == f"file:///storage/{RUN}"
+    world.ray_service = None
+    world.kuberay()
+    world.settle()
+    assert world.rows == [digest(RUN)]
+    assert "" not in world.served[1:]
+
+
+def test_where_a_policy_lies_that_is_in_no_history_is_remembered_as_long_as_it_answers() -> None:
+    seen = ready().observe()
+    known = replace(seen.status.serving, digest=OLD.digest, revision=None, uri="file:///old")
+    told = plan(replace(seen, status=replace(seen.status, serving=known), replicas=Replicas(1, (OLD,)))).status.serving
+    assert (told.digest, told.uri) == (OLD.digest, "file:///old")
+
+
+def test_an_adopted_ray_service_that_does_not_mount_the_claim_is_told_so() -> None:
+    ready_ = plan(adopted_and_losing("other")).status.condition("Ready")
+    assert (ready_.status, ready_.reason) == ("False", "LoadFailed")
+    assert ready_.message.endswith("The RayService shared mounts no claim cartpole-policies: it has to, at /storage")
+    assert "mounts no claim" not in plan(adopted_and_losing("cartpole-policies")).status.condition("Degraded").message

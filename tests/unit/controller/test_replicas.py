@@ -74,6 +74,11 @@ def test_what_is_no_answer_could_not_be_found_out_where_somebody_ought_to_answer
     assert asked(url, False) is None
 
 
+def test_a_report_without_a_count_is_told_in_words(answering):
+    url = answering(*BAD["a report without a count"])
+    assert asked(url, True) == Unknown(f"{url}: Serve did not tell the asked replica in time how many replicas run")
+
+
 @pytest.mark.parametrize("has_endpoint", [True, False])
 def test_a_route_that_is_not_there_means_that_nothing_serves_there(answering, has_endpoint):
     assert asked(answering(404, b""), has_endpoint) is None
