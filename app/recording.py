@@ -73,8 +73,8 @@ class _Recorder(gymnasium.Wrapper):  # type: ignore[misc] # mypy does not follow
         self._random = np.random.default_rng(seed)
         one.action_space.seed(seed)
 
-    def reset(self, **more: Any) -> Any:
-        observation, info = self.env.reset(**more)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = self.env.reset(seed=seed, options=options)
         self._last, self._is_first = copy.deepcopy(observation), True
         return observation, info
 
