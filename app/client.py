@@ -207,6 +207,13 @@ def as_the_environment_takes_it(space: Any, action: Any) -> Any:
     return np.array(action, dtype=space.dtype)
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def run(argv: Sequence[str]) -> None:
     """What `python -m app.client` does.
 
@@ -217,7 +224,7 @@ def run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="app.client", description="Plays episodes against a served policy.")
     parser.add_argument("--url", required=True)
     parser.add_argument("--host", default=None, metavar="NAME", help="name of the policy's Ingress, where the URL has another")
-    parser.add_argument("--episodes", type=int, default=1, metavar="N")
+    parser.add_argument("--episodes", type=_positive, default=1, metavar="N")
     parser.add_argument("--environment", default='{"id": "CartPole-v1"}', metavar="JSON")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the first episode; each next one has one more")
     parser.add_argument("--quiet", action="store_true", help="print totals only")
