@@ -22,7 +22,8 @@ from app.distributions import MaskReader
 from app.meter import Meter
 from app.policy import Decision, Policy
 from app.problem import Headers, Problem
-from app.spaces import Array, Arrays, Discrete, ObservationReader, PartRefused, actions_as_json, as_json
+from app.reader import ObservationReader, PartRefused
+from app.spaces import Array, Arrays, Discrete, as_json
 
 OBSERVATIONS = 4096
 LARGEST_SEED = 2**63 - 1
@@ -85,7 +86,7 @@ class Serving:
         except PartRefused as refused:
             raise Problem(422, refused.detail, refused.pointer) from refused
         decision = self.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer=pointer)
-        actions = actions_as_json(self.policy.action_space, decision.actions)
+        actions = as_json(self.policy.action_space, decision.actions)
         answer: dict[str, Any] = {"actions": actions} if is_batch else {"action": actions[0]}
         if self.policy.is_recurrent:
             states = as_json(self.policy.state_space, decision.state)

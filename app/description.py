@@ -9,7 +9,8 @@ import numpy as np
 from app import inference_protocol
 from app.acting import LARGEST_SEED, OBSERVATIONS, Serving
 from app.problem import TITLES
-from app.spaces import Array, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, dtype_limits
+from app.reader import dtype_limits
+from app.spaces import Array, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
 PATHS = ("/v1/status", "/v1/spec", "/openapi.json", "/docs", "/healthz")
 # A list of different schemas for its elements is for short vectors; an image has bounds of one kind.

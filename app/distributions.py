@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from app.spaces import Array, Arrays, Box, Discrete, LeafSpace, MultiBinary, MultiDiscrete, PartRefused, Space, leaves
+from app.reader import PartRefused
+from app.spaces import Array, Arrays, Box, Discrete, LeafSpace, MultiBinary, MultiDiscrete, Space, leaves
 
 
 class MaskRefused(PartRefused):

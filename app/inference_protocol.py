@@ -18,7 +18,8 @@ from app.acting import OBSERVATIONS, Question, Serving, explore_of, seed_of
 from app.meter import Meter
 from app.policy import tensor_names
 from app.problem import TITLES, Headers, Problem, unavailable
-from app.spaces import Array, LeafSpace, ObservationReader, PartRefused, Space, leaves
+from app.reader import ObservationReader, PartRefused
+from app.spaces import Array, LeafSpace, Space, leaves
 
 ROOT = re.compile(r"/v2/?")
 HEALTH = re.compile(r"/v2/health/(live|ready)")

@@ -23,7 +23,8 @@ import onnxruntime
 
 from app.bundle import Bundle, BundleRefused, read_bundle
 from app.distributions import ActionDistribution
-from app.spaces import Array, Arrays, Box, Dict, ObservationReader, Space, Tuple, leaves, parsed_space
+from app.reader import ObservationReader
+from app.spaces import Array, Arrays, Box, Dict, Space, Tuple, leaves, parsed_space
 
 # Another CPU rounds otherwise: figures are equal within RTOL (and ATOL near zero), and a greedy choice counts only where the
 # two best logits differ by more than LOGIT_MARGIN.

@@ -13,7 +13,8 @@ from unit.app.parity import WORLDS
 
 from app.distributions import inputs_size
 from app.policy import Policy, loaded_policy
-from app.spaces import ObservationReader, as_json, leaves
+from app.reader import ObservationReader
+from app.spaces import as_json, leaves
 from app.storage import Storage, file_uri, open_storage
 
 ABORTED = "images in the wrong scale"

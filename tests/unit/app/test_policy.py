@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from app.bundle import Bundle, BundleRefused, published_bundle
 from app.distributions import MaskReader
 from app.policy import Decision, Policy, disagreements, loaded_policy
-from app.spaces import ObservationReader, as_json, parsed_space
+from app.reader import ObservationReader
+from app.spaces import as_json, parsed_space
 from app.storage import Storage
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.reader import ObservationReader, ObservationRefused
 from app.spaces import (
     Arrays,
     Box,
@@ -15,8 +16,6 @@ from app.spaces import (
     Discrete,
     MultiBinary,
     MultiDiscrete,
-    ObservationReader,
-    ObservationRefused,
     Space,
     Tuple,
     as_json,
