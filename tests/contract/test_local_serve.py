@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import resource
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import requests
@@ -178,3 +182,49 @@ def test_what_is_no_http_harms_nobody(server: Server, sent: bytes) -> None:
             answer = connection.recv(4096)
         assert not answer.startswith(b"HTTP/1.1 5"), answer
     assert requests.get(f"{server.url}/healthz", timeout=10).status_code == 200
+
+
+def replicas_memory_mib() -> float:
+    """What the replica of this machine's server holds; there is one, for the tests of other servers are not run meanwhile."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if process.joinpath("cmdline").read_bytes().startswith(b"ray::ServeReplica:cartpole"):
+                pages = int(process.joinpath("statm").read_text().split()[1])
+                return pages * resource.getpagesize() / 2**20
+    raise AssertionError("no replica is found")
+
+
+@pytest.mark.full
+def test_a_crowd_with_large_requests_is_answered_or_told_to_come_again_and_memory_is_flat(server: Server) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    # Some 10 ms of work each: 80 at once are three times a turn's quarter of a second.
+    body = json.dumps({"observations": [BODY["observation"]] * 4096}).encode()
+    seen: Counter[int] = Counter()
+    memory: list[float] = []
+
+    async def ask(client: httpx.AsyncClient, until: float) -> None:
+        while time.monotonic() < until:
+            answer = await client.post(server.url, content=body)
+            seen[answer.status_code] += 1
+            if answer.status_code == 503:
+                assert answer.headers["retry-after"] == "1"
+
+    async def crowd() -> None:
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60) as client:
+            until = time.monotonic() + 60
+            asking = [asyncio.create_task(ask(client, until)) for _ in range(80)]
+            while time.monotonic() < until:
+                await asyncio.sleep(5)
+                memory.append(replicas_memory_mib())
+            await asyncio.gather(*asking)
+
+    asyncio.run(crowd())
+    print(json.dumps({"answers": seen, "memoryMib": [round(mib, 1) for mib in memory]}))
+    assert set(seen) <= {200, 503}
+    assert memory[-1] - memory[len(memory) // 2] < 20, "memory is flat"
+    time.sleep(10)
+    began = time.monotonic()
+    for _ in range(100):
+        assert requests.post(server.url, json=BODY, timeout=10).status_code == 200
+    assert time.monotonic() - began < 5
