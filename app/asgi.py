@@ -88,16 +88,25 @@ class PolicyApp:
             if path in ("", "/") and scope["method"] in ("POST", "GET"):
                 await self.act(scope, receive, send)
             elif inference_protocol.is_inference(path) and scope["method"] == "POST":
-                await self._answer(scope, receive, send, lambda serving, body: self._inferred(path, serving, body))
+                await self._answer(
+                    scope, receive, send, lambda serving, body: self._inferred(path, serving, body), inference_protocol.error
+                )
             else:
                 await self._tell(path, scope, send)
 
     async def act(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request for actions, whatever its path: the door calls this past all routing."""
-        await self._answer(scope, receive, send, self._acted)
+        await self._answer(scope, receive, send, self._acted, _problem)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, answer: Callable[[Serving | None, bytes], Answer]) -> None:
-        """Reads a body, answers it, and counts that."""
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        answer: Callable[[Serving | None, bytes], Answer],
+        error: Callable[[Problem, Serving | None], Answer],
+    ) -> None:
+        """Reads a body, answers it, or tells the problem in its form, and counts that."""
         desk, began = self._desk, time.perf_counter()
         try:
             if not self._turnstile.admits():
@@ -107,7 +116,7 @@ class PolicyApp:
             began = time.perf_counter()
             status, content, headers = answer(self._serving_for(scope), body)
         except Problem as problem:
-            status, content, headers = _problem(problem, desk.serving)
+            status, content, headers = error(problem, desk.serving)
         seconds = time.perf_counter() - began
         desk.meter.requests[status] += 1
         desk.meter.seconds.add(seconds)
@@ -131,16 +140,12 @@ class PolicyApp:
         return 200, answer, [JSON, *serving.headers]
 
     def _inferred(self, path: str, serving: Serving | None, body: bytes) -> Answer:
-        """An answer of the Open Inference Protocol, whose errors have a form of their own."""
-        try:
-            if serving is None:
-                raise _no_policy()
-            model = inference_protocol.Model(self._name, serving)
-            model.check(path)
-            strict = self._desk.manners.rejects_out_of_bounds
-            return 200, model.inferred(decoded(body), self._desk.meter, rejects_out_of_bounds=strict), [JSON, *serving.headers]
-        except Problem as problem:
-            return inference_protocol.error(problem, serving)
+        if serving is None:
+            raise _no_policy()
+        model = inference_protocol.Model(self._name, serving)
+        model.check(path)
+        strict = self._desk.manners.rejects_out_of_bounds
+        return 200, model.inferred(decoded(body), self._desk.meter, rejects_out_of_bounds=strict), [JSON, *serving.headers]
 
     async def _tell(self, path: str, scope: Scope, send: Send) -> None:
         """Answers what asks for no action."""

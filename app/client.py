@@ -56,7 +56,7 @@ class PolicyClient:
         url: of the policy's route, such as `http://127.0.0.1:8000/cartpole-ppo`.
         host: name that an Ingress knows the policy by, where the URL reaches it by another.
         headers: sent with every request, such as Authorization.
-        session_id: names an episode, so that a rollout decides about all of it at once; see `new_episode`.
+        session_id: names an episode (`x-session-id`), so that what stands in between may balance by it; see `new_episode`.
         timeouts: of one try.
         retries: when a try is repeated.
 

@@ -259,6 +259,12 @@ def test_a_bad_inference_is_refused_in_the_protocols_form(body: Any) -> None:
     assert set(response.json()) == {"error"}
 
 
+def test_a_body_too_large_for_the_protocol_is_told_in_its_form() -> None:
+    (response,) = posted(plain(), {"inputs": [GOOD] * 100}, path="/v2/models/cartpole/infer", body_bytes=100)
+    assert response.status_code == 413
+    assert set(response.json()) == {"error"}
+
+
 def test_another_model_or_version_is_not_there() -> None:
     for path in ("/v2/models/other", "/v2/models/cartpole/versions/9", "/v2/models/other/ready"):
         assert got(plain(), path).status_code == 404
