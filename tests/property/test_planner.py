@@ -141,6 +141,11 @@ class Planner(RuleBasedStateMachine):
     def the_network(self, unreachable: bool) -> None:
         self.world.unreachable = unreachable
 
+    def _ask_again(self, failed: str) -> None:
+        """The user deletes a failed Job, to try the same again."""
+        del self.world.jobs[failed]
+        self.losses += 1
+
     def _keepable(self) -> list[str]:
         return sorted(self.world.published - self.lost_once)
 
@@ -189,10 +194,10 @@ class Planner(RuleBasedStateMachine):
         for plan in [self.world.settle()[-1]]:
             assert not plan.actions, "1: no more writes"
         for name in failed & set(self.world.jobs):
-            del self.world.jobs[name]
+            self._ask_again(name)
         self.world.edit(training__seed=2)
         for name in [name for name, job in self.world.jobs.items() if job.phase == "Failed"]:
-            del self.world.jobs[name]
+            self._ask_again(name)
         self.world.settle()
         assert self.world.condition("Ready")["status"] == "True", f"7: a good spec heals: {self.world.status}"
         assert self.world.status["phase"] == "Ready"
