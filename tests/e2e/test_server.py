@@ -144,7 +144,7 @@ def test_a_killed_replica_of_two_loses_what_waits_there_and_our_client_nothing(c
 
     load = answered_meanwhile(cartpole, change, connections)
     print(json.dumps({"answers": len(load.digests), "failures": load.failures, "answers to our client": acted[0]}))
-    # A killed process that had requests unread resets their connections, and HAProxy repeats none of those (docs/serving.md).
+    # What waits in the sockets of a killed process is lost; HAProxy asks another replica for the rest.
     assert len(load.failures) <= kills * connections
     assert acted[0] > 500
 
