@@ -17,10 +17,9 @@ from app.body import BodyReader, Receive, Scope, decoded
 from app.door import Send
 from app.meter import Meter
 from app.overload import Turnstile
-from app.problem import Headers, Problem, unavailable
+from app.problem import Headers, Problem, no_policy, unavailable
 
 BODY_BYTES = 1024 * 1024
-NO_POLICY_RETRY_S = 5
 OVERLOAD_RETRY_S = 1
 
 PIN = b"x-policy-pin"
@@ -135,13 +134,13 @@ class PolicyApp:
 
     def _acted(self, serving: Serving | None, body: bytes) -> Answer:
         if serving is None:
-            raise _no_policy()
+            raise no_policy()
         answer = serving.answer(decoded(body), self._desk.meter, rejects_out_of_bounds=self._desk.manners.rejects_out_of_bounds)
         return 200, answer, [JSON, *serving.headers]
 
     def _inferred(self, path: str, serving: Serving | None, body: bytes) -> Answer:
         if serving is None:
-            raise _no_policy()
+            raise no_policy()
         model = inference_protocol.Model(self._name, serving)
         model.check(path)
         strict = self._desk.manners.rejects_out_of_bounds
@@ -178,7 +177,7 @@ class PolicyApp:
             model = None if serving is None else inference_protocol.Model(self._name, serving)
             return 200, inference_protocol.told(path, model), [JSON]
         if serving is None:
-            raise _no_policy()
+            raise no_policy()
         manners = self._desk.manners
         described = description.Description(self._name, manners.route, serving, is_strict=manners.rejects_out_of_bounds)
         if path == "/docs":
@@ -190,10 +189,6 @@ class PolicyApp:
 def _problem(problem: Problem, serving: Serving | None) -> Answer:
     policy_headers = [] if serving is None else serving.headers
     return problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
-
-
-def _no_policy() -> Problem:
-    return unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
 
 
 def _not_allowed(*allowed: str) -> Problem:

@@ -17,7 +17,7 @@ import orjson
 from app.acting import OBSERVATIONS, Question, Serving, explore_of, seed_of
 from app.meter import Meter
 from app.policy import tensor_names
-from app.problem import TITLES, Headers, Problem, unavailable
+from app.problem import TITLES, Headers, Problem, no_policy
 from app.reader import ObservationReader, PartRefused
 from app.spaces import Array, LeafSpace, Space, leaves
 
@@ -53,7 +53,7 @@ def told(path: str, model: "Model | None") -> bytes:
     if path == "/v2/health/live":
         return b'{"live":true}'
     if model is None:
-        raise unavailable("no policy has been approved yet", 5)
+        raise no_policy()
     if path == "/v2/health/ready":
         return b'{"ready":true}'
     model.check(path)
@@ -76,9 +76,10 @@ class Model:
         self._version = str(serving.revision) if serving.revision is not None else policy.digest
         self._serving = serving
         self._observed = _tensors("observation", policy.observation_space)
-        self._actions = _tensors("action", policy.action_space)
         states = policy.state_space.spaces
         self._states = {f"state/{key}": leaf.space for key, leaf in zip(states, leaves(policy.state_space), strict=True)}
+        next_states = {f"state_out/{key}": leaf.space for key, leaf in zip(states, leaves(policy.state_space), strict=True)}
+        self._outputs = {**_tensors("action", policy.action_space), **next_states}
 
     def check(self, path: str) -> None:
         """Whether a path names this model.
@@ -92,13 +93,12 @@ class Model:
 
     def metadata(self) -> dict[str, Any]:
         """What the protocol tells of a model."""
-        outputs = {**self._actions, **{name.replace("state/", "state_out/", 1): space for name, space in self._states.items()}}
         return {
             "name": self._name,
             "versions": [self._version],
             "platform": "onnx_onnxv1",
             "inputs": [_tensor_metadata(name, space) for name, space in {**self._observed, **self._states}.items()],
-            "outputs": [_tensor_metadata(name, space) for name, space in outputs.items()],
+            "outputs": [_tensor_metadata(name, space) for name, space in self._outputs.items()],
         }
 
     def inferred(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool) -> bytes:
@@ -109,14 +109,17 @@ class Model:
         """
         question = self._question(content)
         decision = self._serving.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer="/inputs")
-        found = dict(zip(self._actions, decision.actions, strict=True))
-        found |= {name.replace("state/", "state_out/", 1): state for name, state in zip(self._states, decision.state, strict=True)}
-        spaces = {**self._actions, **{name.replace("state/", "state_out/", 1): space for name, space in self._states.items()}}
+        found = dict(zip(self._outputs, (*decision.actions, *decision.state), strict=True))
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if isinstance(content.get("id"), str):
             answer["id"] = content["id"]
         answer["outputs"] = [
-            {"name": name, "shape": list(found[name].shape), "datatype": _datatype(spaces[name]), "data": found[name].ravel().tolist()}
+            {
+                "name": name,
+                "shape": list(found[name].shape),
+                "datatype": _datatype(self._outputs[name]),
+                "data": found[name].ravel().tolist(),
+            }
             for name in _asked_outputs(content.get("outputs"), list(found))
         ]
         return orjson.dumps(answer)

@@ -43,6 +43,14 @@ class Problem(Exception):
         return orjson.dumps(content)
 
 
+NO_POLICY_RETRY_S = 5
+
+
+def no_policy() -> Problem:
+    """503: nothing has been approved yet that could answer."""
+    return unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
+
+
 def unavailable(detail: str, retry_after_s: int) -> Problem:
     """503, with the time after which another try is worth its while."""
     return Problem(503, detail, headers=[(b"retry-after", str(retry_after_s).encode())])
