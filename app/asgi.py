@@ -17,10 +17,9 @@ from app.body import BodyReader, Receive, Scope, decoded
 from app.door import Send
 from app.meter import Meter
 from app.overload import Turnstile
-from app.problem import Headers, Problem, no_policy, unavailable
+from app.problem import Headers, Problem, no_policy
 
 BODY_BYTES = 1024 * 1024
-OVERLOAD_RETRY_S = 1
 
 PIN = b"x-policy-pin"
 JSON = (b"content-type", b"application/json")
@@ -71,8 +70,8 @@ class PolicyApp:
         self._desk = desk
         self._name = name
         self._status = status
-        self._bodies = BodyReader(BODY_BYTES)
         self._turnstile = Turnstile()
+        self._bodies = BodyReader(BODY_BYTES, self._turnstile)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -108,8 +107,7 @@ class PolicyApp:
         """Reads a body, answers it, or tells the problem in its form, and counts that."""
         desk, began = self._desk, time.perf_counter()
         try:
-            if not self._turnstile.admits():
-                raise unavailable("more requests come than can be answered", OVERLOAD_RETRY_S)
+            self._turnstile.enter()
             self._bodies.limit_bytes = desk.manners.body_bytes
             body = await self._bodies.body(scope, receive)
             began = time.perf_counter()

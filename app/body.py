@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from app.problem import Problem
+from app.overload import Turnstile
+from app.problem import Problem, overloaded
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,17 +17,23 @@ Receive = Callable[[], Awaitable[Message]]
 # A body that comes slowly holds one of the replica's places; a hundred of them would be an outage.
 BODY_S = 10.0
 SWEEP_S = 1.0
+# What all bodies that are still on their way may hold together; as many as one likes could be begun.
+UNFINISHED_BYTES = 64 * 1024 * 1024
 
 
 class BodyReader:
     """Reads bodies; those who take longer than `BODY_S` are cut off.
 
+    One that comes in several parts is refused where more of them are on their way, or end in one turn, than can be served.
+
     One sweep for all in place of a timeout for each: a timeout costs as much as the inference of a small policy.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, turnstile: Turnstile) -> None:
         self.limit_bytes = limit_bytes
+        self._turnstile = turnstile
         self._reading: dict[asyncio.Task[Any], float] = {}
+        self._unfinished_bytes = 0
         self._cut_off: set[asyncio.Task[Any]] = set()
         self._is_sweeping = False
 
@@ -34,7 +41,7 @@ class BodyReader:
         """The request's body.
 
         Raises:
-            Problem: 408, the connection is then given up; 413, before more than the limit is read.
+            Problem: 408, the connection is then given up; 413, before more than the limit is read; 503, too many bodies are on their way.
         """
         for name, value in scope["headers"]:
             if name == b"content-length" and (not value.isdigit() or len(value) > 15 or int(value) > self.limit_bytes):
@@ -61,15 +68,29 @@ class BodyReader:
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
-            parts, size = [body], len(body)
-            while message.get("more_body") and size <= self.limit_bytes:
-                message = await receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-            body = b"".join(parts)
+            body = await self._joined(body, receive)
         if len(body) > self.limit_bytes:
             raise self._too_large()
         return body
+
+    async def _joined(self, first: bytes, receive: Receive) -> bytes:
+        """A body that comes in several parts."""
+        if self._unfinished_bytes > UNFINISHED_BYTES:
+            raise overloaded()
+        parts, size, is_unfinished = [first], len(first), True
+        self._unfinished_bytes += size
+        try:
+            while is_unfinished and size <= self.limit_bytes:
+                message = await receive()
+                part, is_unfinished = message.get("body", b""), message.get("more_body", False)
+                parts.append(part)
+                size += len(part)
+                self._unfinished_bytes += len(part)
+        finally:
+            self._unfinished_bytes -= size
+        # It was begun in another turn, and so may have been many that end in this one.
+        self._turnstile.enter()
+        return b"".join(parts)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         overdue = loop.time() - BODY_S

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import queue
+import resource
 import shutil
 import signal
 import socket
@@ -35,6 +36,9 @@ FAST_PATH = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# HAProxy does not start without 2.5 file descriptors a connection; see `HAPROXY_ENVIRONMENT` in controller/resources.py for the number.
+MOST_CONNECTIONS = 16384
+DESCRIPTORS_PER_CONNECTION = 2.5
 POLL_S = 0.25
 ANSWER_TIMEOUT_S = 120
 LONGEST_TEMP_DIR = 40
@@ -118,6 +122,7 @@ def _set_environment(temp_dir: Path) -> None:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp_dir / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp_dir),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp_dir / "server-state"),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_most_connections()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
     }
@@ -125,6 +130,16 @@ def _set_environment(temp_dir: Path) -> None:
         os.environ.setdefault(name, value)
     package_root = str(Path(__file__).resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+
+
+def _most_connections() -> int:
+    """How many connections HAProxy may have with the file descriptors of this process."""
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        MOST_CONNECTIONS
+        if descriptors == resource.RLIM_INFINITY
+        else min(MOST_CONNECTIONS, int(descriptors / DESCRIPTORS_PER_CONNECTION) - 100)
+    )
 
 
 def _free_port() -> int:

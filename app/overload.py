@@ -1,7 +1,9 @@
-"""Tells when a replica has more to do than it can: by how much work waits in its event loop. Knows nothing of HTTP."""
+"""Tells when a replica has more to do than it can: by how much work waits in its event loop."""
 
 import asyncio
 import time
+
+from app.problem import overloaded
 
 # A turn of the event loop with more work makes everybody wait so long; who comes later in it is better told to come again.
 LONGEST_TURN_S = 0.25
@@ -19,13 +21,17 @@ class Turnstile:
     def __init__(self) -> None:
         self._turn_began: float | None = None
 
-    def admits(self) -> bool:
-        """Whether one more request is to be served in this turn."""
+    def enter(self) -> None:
+        """Lets one more request be served in this turn.
+
+        Raises:
+            Problem: 503, the turn has done its work.
+        """
         if self._turn_began is None:
             self._turn_began = time.thread_time()
             asyncio.get_running_loop().call_soon(self._next_turn)
-            return True
-        return time.thread_time() - self._turn_began < LONGEST_TURN_S
+        elif time.thread_time() - self._turn_began >= LONGEST_TURN_S:
+            raise overloaded()
 
     def _next_turn(self) -> None:
         self._turn_began = None

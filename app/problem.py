@@ -44,13 +44,19 @@ class Problem(Exception):
 
 
 NO_POLICY_RETRY_S = 5
+OVERLOAD_RETRY_S = 1
 
 
 def no_policy() -> Problem:
     """503: nothing has been approved yet that could answer."""
-    return unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
+    return _unavailable("no policy has been approved yet", NO_POLICY_RETRY_S)
 
 
-def unavailable(detail: str, retry_after_s: int) -> Problem:
+def overloaded() -> Problem:
+    """503: there is more to do than can be done."""
+    return _unavailable("more requests come than can be answered", OVERLOAD_RETRY_S)
+
+
+def _unavailable(detail: str, retry_after_s: int) -> Problem:
     """503, with the time after which another try is worth its while."""
     return Problem(503, detail, headers=[(b"retry-after", str(retry_after_s).encode())])

@@ -11,12 +11,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import requests
@@ -195,36 +194,100 @@ def replicas_memory_mib() -> float:
 
 
 @pytest.mark.full
-def test_a_crowd_with_large_requests_is_answered_or_told_to_come_again_and_memory_is_flat(server: Server) -> None:
+def test_at_five_times_what_it_can_do_it_answers_or_says_when_to_come_again_and_memory_is_flat(server: Server) -> None:
     server.follow(serving=server.policy)
     server.wait(200)
-    # Some 10 ms of work each: 80 at once are three times a turn's quarter of a second.
-    body = json.dumps({"observations": [BODY["observation"]] * 4096}).encode()
+    # Some 10 ms of work each, so that to send five times of it is little work.
+    request = raw_request({"observations": [BODY["observation"]] * 4096})
     seen: Counter[int] = Counter()
     memory: list[float] = []
 
-    async def ask(client: httpx.AsyncClient, until: float) -> None:
-        while time.monotonic() < until:
-            answer = await client.post(server.url, content=body)
-            seen[answer.status_code] += 1
-            if answer.status_code == 503:
-                assert answer.headers["retry-after"] == "1"
+    async def ask() -> None:
+        async with connection(server.port) as (reader, writer):
+            status, head = await exchanged(reader, writer, request)
+        seen[status] += 1
+        assert status == 200 or b"retry-after: 1" in head.lower()
 
-    async def crowd() -> None:
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60) as client:
-            until = time.monotonic() + 60
-            asking = [asyncio.create_task(ask(client, until)) for _ in range(80)]
+    async def capacity() -> float:
+        async def ask_on(until: float) -> None:
             while time.monotonic() < until:
-                await asyncio.sleep(5)
-                memory.append(replicas_memory_mib())
-            await asyncio.gather(*asking)
+                await ask()
 
-    asyncio.run(crowd())
-    print(json.dumps({"answers": seen, "memoryMib": [round(mib, 1) for mib in memory]}))
-    assert set(seen) <= {200, 503}
+        await asyncio.gather(*(ask_on(time.monotonic() + 5) for _ in range(4)))
+        assert set(seen) == {200}
+        return seen.pop(200) / 5
+
+    async def overload() -> float:
+        rate, began, offered, asking = 5 * await capacity(), time.monotonic(), 0, set[asyncio.Task[None]]()
+        while (passed := time.monotonic() - began) < 60:
+            for _ in range(offered, int(passed * rate)):
+                task = asyncio.create_task(ask())
+                asking.add(task)
+                task.add_done_callback(asking.discard)
+                offered += 1
+            if passed > 5 * (len(memory) + 1):
+                memory.append(replicas_memory_mib())
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*asking)
+        return offered / 60
+
+    offered = asyncio.run(overload())
+    print(json.dumps({"offeredPerSecond": round(offered), "answers": seen, "memoryMib": [round(mib, 1) for mib in memory]}))
+    assert set(seen) == {200, 503}
     assert memory[-1] - memory[len(memory) // 2] < 20, "memory is flat"
     time.sleep(10)
     began = time.monotonic()
     for _ in range(100):
         assert requests.post(server.url, json=BODY, timeout=10).status_code == 200
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.full
+def test_connections_by_the_thousand_are_kept_alive_and_cost_no_memory_by_the_request(server: Server) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    request = raw_request(BODY)
+    seen: Counter[int] = Counter()
+
+    async def ask_on(requests_left: int) -> None:
+        async with connection(server.port) as (reader, writer):
+            for _ in range(requests_left):
+                status, _ = await exchanged(reader, writer, request)
+                seen[status] += 1
+
+    async def many(connections: int, requests_each: int) -> None:
+        await asyncio.gather(*(ask_on(requests_each) for _ in range(connections)))
+
+    asyncio.run(many(1500, 2))
+    before = replicas_memory_mib()
+    asyncio.run(many(1500, 15))
+    grown = replicas_memory_mib() - before
+    print(json.dumps({"answers": seen, "grownMib": round(grown, 1)}))
+    assert set(seen) <= {200, 503}
+    assert grown < 40
+
+
+def raw_request(content: object) -> bytes:
+    body = json.dumps(content).encode()
+    return b"POST /cartpole-ppo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def exchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
+    """The status and the head of the answer to a request."""
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    assert length
+    await reader.readexactly(int(length[1]))
+    return int(head.split(b" ", 2)[1]), head

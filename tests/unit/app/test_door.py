@@ -128,9 +128,46 @@ def read(messages: list[Any], headers: list[tuple[bytes, bytes]], limit: int = 1
             message = next(waiting)
             return message if message else await asyncio.sleep(60)
 
-        return await BodyReader(limit).body({"headers": headers}, receive)
+        return await BodyReader(limit, overload.Turnstile()).body({"headers": headers}, receive)
 
     return asyncio.run(reading())
+
+
+async def arriving_together(reader: BodyReader, first: bytes, last: bytes, count: int) -> list[bytes | int]:
+    """What becomes of bodies that are all begun before one of them ends; the status of those that are refused."""
+    are_all_begun = asyncio.Event()
+
+    async def arriving() -> bytes:
+        messages = iter([part(first), part(last, more=False)])
+
+        async def receive() -> Any:
+            message = next(messages)
+            await (asyncio.sleep(0) if message["more_body"] else are_all_begun.wait())
+            return message
+
+        return await reader.body({"headers": []}, receive)
+
+    reading = [asyncio.create_task(arriving()) for _ in range(count)]
+    await asyncio.sleep(0.01)
+    are_all_begun.set()
+    found = await asyncio.gather(*reading, return_exceptions=True)
+    assert all(isinstance(one, bytes | Problem) for one in found)
+    return [one.status if isinstance(one, Problem) else one for one in found]
+
+
+def test_large_bodies_that_arrive_together_are_served_as_far_as_a_turn_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(overload, "LONGEST_TURN_S", 5.0)
+    monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: next(clock)))
+    reader = BodyReader(100, overload.Turnstile())
+    assert asyncio.run(arriving_together(reader, b"{", b"}", 8)) == [b"{}"] * 5 + [503] * 3
+
+
+def test_no_more_bodies_are_begun_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "UNFINISHED_BYTES", 150)
+    reader = BodyReader(100, overload.Turnstile())
+    for _ in range(2):
+        assert asyncio.run(arriving_together(reader, b"x" * 60, b"", 4)) == [b"x" * 60] * 3 + [503]
 
 
 def part(content: bytes, more: bool = True) -> dict[str, Any]:
@@ -168,7 +205,7 @@ def test_a_request_that_is_cancelled_by_others_stays_cancelled() -> None:
         async def receive() -> Any:
             await asyncio.sleep(60)
 
-        task = asyncio.create_task(BodyReader(100).body({"headers": []}, receive))
+        task = asyncio.create_task(BodyReader(100, overload.Turnstile()).body({"headers": []}, receive))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
