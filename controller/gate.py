@@ -79,15 +79,15 @@ def verdict(candidate: Evaluation, rules: GateSpec, *, is_compared: bool = True)
 
     Args:
         candidate: as `judged` gives it.
-        is_compared: False where the candidate serves already, so that there is nothing to compare it with.
+        is_compared: False where the candidate serves already: its comparison is told, and counts no more.
     """
     outcomes = [Bounds(candidate.lower, candidate.upper).outcome(rules.min_return)]
     messages = [_absolute(candidate, rules)]
-    against = candidate.against if is_compared and rules.against_serving else None
+    against = candidate.against if rules.against_serving else None
     if against and against.problem:
-        messages.append(f"the serving policy could not be played, so it is not compared ({against.problem})")
+        messages.append(f"the policy that served could not be played, so they are not compared ({against.problem})")
     elif against and rules.against_serving:
-        outcomes.append(Bounds(against.lower, against.upper).outcome(-against.margin))
+        outcomes += [Bounds(against.lower, against.upper).outcome(-against.margin)] if is_compared else []
         messages.append(_relative(against, rules.against_serving))
     outcome: Outcome = "Fail" if "Fail" in outcomes else "Inconclusive" if "Inconclusive" in outcomes else "Pass"
     return Verdict(outcome, "; ".join(messages))
@@ -120,7 +120,7 @@ def _absolute(candidate: Evaluation, rules: GateSpec) -> str:
 def _relative(against: Against, rules: AgainstServing) -> str:
     field = "maxRegression" if rules.max_regression_std is None else "maxRegressionStd"
     return (
-        f"against the serving policy (mean return {against.mean:.1f}) in the same episodes {against.difference_mean:+.2f}, "
+        f"against the policy that served (mean return {against.mean:.1f}) in the same episodes {against.difference_mean:+.2f}, "
         f"between {against.lower:+.2f} and {against.upper:+.2f} ({_percent(rules.confidence)}); "
         f"spec.gate.againstServing.{field} allows {against.margin:.2f} less"
     )

@@ -22,14 +22,14 @@ def revisions(observed: Observed) -> tuple[Revision, ...]:
             history.append(_revision(job, job.result, observed, 1 + max((revision.number for revision in history), default=0)))
         if job.role == names.ROLE_EVALUATE and job.result:
             history = [_evaluated(revision, job, job.result, observed) for revision in history]
+    approved = [with_approval(revision, observed) for revision in history]
     # Only the run that the spec asks for is judged by the gate that the spec states; the others keep the verdict they got.
-    judged = [_judged(revision, observed) if revision.run == observed.spec.run else revision for revision in history]
-    approved = [_approved(revision, observed) for revision in judged]
+    judged = [_judged(revision, observed) if revision.run == observed.spec.run else revision for revision in approved]
     serving_now = observed.status.serving.revision if observed.status.serving else None
-    oldest_kept = len(approved) - REVISIONS_KEPT
+    oldest_kept = len(judged) - REVISIONS_KEPT
     return tuple(
         revision
-        for index, revision in enumerate(approved)
+        for index, revision in enumerate(judged)
         if index >= oldest_kept or revision.run == observed.spec.run or revision.number == serving_now
     )
 
@@ -68,7 +68,9 @@ def verdict(candidate: Revision, observed: Observed) -> gate.Verdict:
     """What the gate, as the spec states it, says of an evaluated policy."""
     assert candidate.evaluation is not None
     rules = observed.spec.gate
-    return gate.verdict(gate.judged(candidate.evaluation, rules), rules, is_compared=opponent(observed, candidate) is not None)
+    # What serves without anybody's word has been through its comparison; what serves by somebody's has not, and it stays told.
+    is_compared = opponent(observed, candidate) is not None or candidate.approval is not None
+    return gate.verdict(gate.judged(candidate.evaluation, rules), rules, is_compared=is_compared)
 
 
 def evaluation_of(result: Json) -> Evaluation:
@@ -133,7 +135,8 @@ def _judged(revision: Revision, observed: Observed) -> Revision:
     return replace(revision, evaluation=evaluation, verdict=verdict(revision, observed).outcome if is_asked_for else None)
 
 
-def _approved(revision: Revision, observed: Observed) -> Revision:
+def with_approval(revision: Revision, observed: Observed) -> Revision:
+    """The revision with the approval that a request gives it."""
     asked = observed.request(names.APPROVE)
     if asked is None or asked.problem or asked.revision != revision.number:
         return revision

@@ -28,7 +28,7 @@ def trigger(observed: Observed) -> Trigger | None:
         return Trigger("Request", origin, asked.id, number)
     seen = replace(observed, spec=replace(observed.spec, trigger=found))
     candidate = history.newest(observed.status.revisions, seen.spec.run)
-    if candidate and not observed.spec.paused and _is_to_be_retrained(candidate, seen):
+    if candidate and not observed.spec.paused and _is_to_be_retrained(history.with_approval(candidate, observed), seen):
         return Trigger("Gate", origin, candidate.run, number, (found.retrains if found else 0) + 1)
     return found
 

@@ -137,7 +137,7 @@ def test_a_comparison_states_its_figures_and_its_field():
     against = Against("sha256:a", 500.0, 1.0, -4.0, 10.0)
     judged = gate.judged(Evaluation("e", 496.0, 1.0, 100, 1000, against=against), asked)
     assert gate.verdict(judged, asked).message.partition("; against ")[2] == (
-        "the serving policy (mean return 500.0) in the same episodes -4.00, between -6.16 and -1.84 (95 %); "
+        "the policy that served (mean return 500.0) in the same episodes -4.00, between -6.16 and -1.84 (95 %); "
         "spec.gate.againstServing.maxRegression allows 5.00 less"
     )
 
@@ -152,7 +152,7 @@ def test_a_serving_policy_that_could_not_be_played_leaves_the_return_that_is_ask
     judged = gate.judged(Evaluation("e", 500.0, 1.0, 100, 1000, against=Against("sha256:a", problem="Missing: it is gone")), asked)
     found = gate.verdict(judged, asked)
     assert found.outcome == "Pass"
-    assert "is not compared (Missing: it is gone)" in found.message
+    assert "are not compared (Missing: it is gone)" in found.message
 
 
 def test_what_serves_is_not_compared_with_what_it_replaced():
