@@ -37,9 +37,13 @@ class Storage:
         """The directory of all bundles."""
         return self.path / "bundles"
 
+    def evaluations(self) -> Path:
+        """The directory of all records of evaluations."""
+        return self.path / "evaluations"
+
     def evaluation(self, evaluation_id: str) -> Path:
         """The file of one evaluation's record."""
-        return self.path / "evaluations" / f"{safe_name('evaluation.id', evaluation_id)}.json"
+        return self.evaluations() / f"{safe_name('evaluation.id', evaluation_id)}.json"
 
     def run(self, run: str) -> Path:
         """The directory of one training run."""

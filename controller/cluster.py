@@ -108,6 +108,7 @@ class Cluster:
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
             replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
             rivals=tuple(self._rivals(owner, spec)),
+            requests=observation.requests(metadata),
         )
 
     def apply(self, owner: Owner, action: Action) -> None:

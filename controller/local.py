@@ -138,7 +138,16 @@ class Local:
         if server and not server.problem:
             url = f"http://127.0.0.1:{self._port}{spec.serving.route}/v1/status"
             replicas = replicas_at(url, has_endpoint=False, timeout_s=REPLICAS_TIMEOUT_S)
-        return Observed(now, owner, spec, self._status(), created="", jobs=tuple(jobs), ray_service=server, replicas=replicas)
+        return Observed(
+            now,
+            owner,
+            spec,
+            self._status(),
+            jobs=tuple(jobs),
+            ray_service=server,
+            replicas=replicas,
+            requests=observation.requests(self._document["metadata"]),
+        )
 
     def apply(self, owner: Owner, action: Action) -> None:
         """Starts or stops a process, or writes the server's configuration.

@@ -14,6 +14,11 @@ from controller import names
 
 Json = Mapping[str, Any]
 
+# Seeds are below this: the schema's bound.
+SEEDS = 2**31
+# Of one evaluation: the schema's bound.
+MOST_EPISODES = 100_000
+
 
 @dataclass(frozen=True)
 class TrainingSpec:
@@ -30,10 +35,70 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class AgainstServing:
+    """How much worse than the serving policy a new one may be: one of the two is given.
+
+    Attributes:
+        max_regression: in units of return.
+        max_regression_std: in standard deviations of the serving policy's returns.
+        confidence: of the whole comparison, over all its looks.
+    """
+
+    max_regression: float | None
+    max_regression_std: float | None
+    confidence: float
+
+
+@dataclass(frozen=True)
 class GateSpec:
     episodes: int
     seed: int
     min_return: float
+    against_serving: AgainstServing | None = None
+    max_episodes: int | None = None
+    on_fail: Literal["Hold", "Retrain"] = "Hold"
+    max_retrains: int = 2
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many episodes the gate judges: the first number, and while that is inconclusive twice as many, up to the limit.
+
+        A gate that only asks for a return looks once, as long as nobody allows it more: its figures stay those of one 95 % bound.
+        """
+        limit = self.max_episodes or (min(4 * self.episodes, MOST_EPISODES) if self.against_serving else self.episodes)
+        return tuple(self.episodes << doubling for doubling in range((limit // self.episodes).bit_length()))
+
+
+@dataclass(frozen=True)
+class Look:
+    """An evaluation that the gate asks for: `episodes` episodes from `seed` on.
+
+    Attributes:
+        against: the digest of the policy that plays the same episodes, or None.
+    """
+
+    id: str
+    episodes: int
+    seed: int
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """Why a spec is trained another time.
+
+    Attributes:
+        origin: the run that the spec makes by itself; a trigger counts for this spec alone.
+        id: of the request, or the run that failed its gate.
+        number: counts the trainings of this spec beyond its first; it is added to the seed, so that each is another draw.
+        retrains: how many of them in a row the gate has asked for.
+    """
+
+    kind: Literal["Request", "Gate"]
+    origin: str
+    id: str
+    number: int
+    retrains: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,10 +160,26 @@ class Spec:
     serving: ServingSpec
     image_pull_secrets: tuple[str, ...] = ()
     paused: bool = False
+    trigger: Trigger | None = None
+
+    @property
+    def origin(self) -> str:
+        """The run that this spec makes by itself: a hash of the training fields."""
+        return names.digest_of(self._training_fields())
 
     @property
     def run(self) -> str:
-        """The run that this spec asks for: a hash of the training fields. Nothing else retrains."""
+        """The run that is asked for: that of the training fields, or another one of them that a trigger asked for. Nothing else
+        retrains."""
+        made_from = self._training_fields()
+        return names.digest_of({**made_from, "trigger": self.trigger.id} if self.trigger else made_from)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return (self.training.seed + (self.trigger.number if self.trigger else 0)) % SEEDS
+
+    def _training_fields(self) -> dict[str, Any]:
         made_from = {
             "environment": self.environment,
             "algorithm": self.training.algorithm,
@@ -109,11 +190,20 @@ class Spec:
         }
         if self.training.image:
             made_from["image"] = self.training.image
-        return names.digest_of(made_from)
+        return made_from
 
-    def evaluation(self, run: str) -> str:
-        """The evaluation that the gate asks for, of the policy of a run."""
-        return names.digest_of({"run": run, "episodes": self.gate.episodes, "seed": self.gate.seed})
+    def looks(self, run: str, against: str | None = None) -> tuple[Look, ...]:
+        """The evaluations of the policy of a run that the gate may ask for, one after the other.
+
+        Args:
+            against: the digest that it is compared with. The serving policy was chosen by its return on the seeds of its own gate, so
+                it looks better there than it is: each comparison has seeds that neither was chosen by.
+        """
+        seed = self.gate.seed
+        if against:
+            seed = (seed + int(names.digest_of({"run": run, "against": against}), 16)) % SEEDS
+        made_from = {"run": run, "seed": seed, **({"against": against} if against else {})}
+        return tuple(Look(names.digest_of({**made_from, "episodes": episodes}), episodes, seed, against) for episodes in self.gate.looks)
 
 
 @dataclass(frozen=True)
@@ -135,8 +225,30 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Against:
+    """What the serving policy did in the same episodes, all in units of return.
+
+    Attributes:
+        mean, std: of its own returns.
+        difference_mean, difference_std: of the candidate's return less its, episode by episode.
+        margin: how far below 0 the difference may lie; `lower`, `upper`: the bounds of its mean.
+        problem: why it could not be played; then there are no figures.
+    """
+
+    digest: str
+    mean: float = 0.0
+    std: float = 0.0
+    difference_mean: float = 0.0
+    difference_std: float = 0.0
+    margin: float = 0.0
+    lower: float = 0.0
+    upper: float = 0.0
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Figures of one evaluation; `mean` and `std` in units of return."""
+    """Figures of one evaluation; `mean`, `std` and the bounds of the mean in units of return."""
 
     id: str
     mean: float
@@ -144,6 +256,36 @@ class Evaluation:
     episodes: int
     seed: int
     lower: float = 0.0
+    upper: float = 0.0
+    against: Against | None = None
+
+
+@dataclass(frozen=True)
+class Approval:
+    """By whose word a revision may be served, whatever the gate says. All of it is claimed: the audit log is the authority."""
+
+    user: str
+    field_manager: str | None
+    time: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A one-shot request that stands in an annotation.
+
+    Attributes:
+        id: tells it from the one before; `status.lastHandledRequests` holds the last that was seen to.
+        user, field_manager, time: who claims to ask, with which program, and when.
+        revision: what it is about, where it is about a revision.
+        problem: why it cannot be read.
+    """
+
+    id: str
+    user: str = ""
+    time: str = ""
+    field_manager: str | None = None
+    revision: int | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +301,19 @@ class Revision:
     seed: int | None = None
     env_steps: int | None = None
     parent: int | None = None
-    verdict: Literal["Pass", "Fail"] | None = None
+    verdict: Literal["Pass", "Fail", "Inconclusive"] | None = None
     evaluation: Evaluation | None = None
+    approval: Approval | None = None
+    trigger: Trigger | None = None
+
+    @property
+    def is_approved(self) -> bool:
+        return self.verdict == "Pass" or self.approval is not None
+
+    @property
+    def origin(self) -> str:
+        """The run that its spec makes by itself."""
+        return self.trigger.origin if self.trigger else self.run
 
 
 @dataclass(frozen=True)
@@ -279,6 +432,12 @@ class TrainingStatus:
     attempt: int
     start_time: str | None
     progress: Progress | None
+    trigger: Trigger | None = None
+
+    @property
+    def origin(self) -> str:
+        """The run that its spec makes by itself."""
+        return self.trigger.origin if self.trigger else self.run
 
 
 @dataclass(frozen=True)
@@ -306,6 +465,7 @@ class Status:
     serving: ServingStatus | None = None
     candidate: Revision | None = None
     revisions: tuple[Revision, ...] = ()
+    last_handled_requests: Mapping[str, str] = field(default_factory=dict)
 
     def condition(self, type_: str) -> Condition | None:
         return next((condition for condition in self.conditions if condition.type == type_), None)
@@ -336,6 +496,13 @@ class Observed:
     ingress: ChildState | None = None
     replicas: Replicas | Unknown | None = None
     rivals: tuple[Rival, ...] = ()
+    requests: Mapping[str, Request] = field(default_factory=dict)
+
+    def request(self, verb: str) -> Request | None:
+        """The request of a verb that nobody has seen to yet. A pause lets all of them wait."""
+        asked = self.requests.get(verb)
+        is_new = asked is not None and asked.id != self.status.last_handled_requests.get(verb)
+        return asked if is_new and not self.spec.paused else None
 
 
 @dataclass(frozen=True)
@@ -444,7 +611,21 @@ def spec_of(document: Json) -> Spec:
             resources=training["resources"],
             template=training.get("template", {}),
         ),
-        gate=GateSpec(episodes=gate["episodes"], seed=gate["seed"], min_return=gate["minReturn"]),
+        gate=GateSpec(
+            episodes=gate["episodes"],
+            seed=gate["seed"],
+            min_return=gate["minReturn"],
+            against_serving=AgainstServing(
+                max_regression=gate["againstServing"].get("maxRegression"),
+                max_regression_std=gate["againstServing"].get("maxRegressionStd"),
+                confidence=gate["againstServing"]["confidence"],
+            )
+            if "againstServing" in gate
+            else None,
+            max_episodes=gate.get("maxEpisodes"),
+            on_fail=gate["onFail"],
+            max_retrains=gate["maxRetrains"],
+        ),
         storage=StorageSpec(
             size=pvc.get("size"),
             access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),

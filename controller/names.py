@@ -30,6 +30,9 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_EVALUATION = f"{GROUP}/evaluation"
 ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_REPLACES = f"{GROUP}/replaces"
+# One-shot requests: `policymodel.dev/<verb>` holds {id, user, time, ...}, and `status.lastHandledRequests.<verb>` the id that was seen to.
+APPROVE, RETRAIN = "approve", "retrain"
+REQUESTS = (APPROVE, RETRAIN)
 
 ROLE_TRAIN = "train"
 ROLE_EVALUATE = "evaluate"
@@ -52,6 +55,10 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def request_annotation(verb: str) -> str:
+    return f"{GROUP}/{verb}"
 
 
 def training_job(owner: str, run: str) -> str:

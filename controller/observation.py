@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from controller import names
-from controller.model import ChildState, JobState, Json, Owner, Problem, Progress, RayServiceState, ReplicaRow, Replicas
+from controller.model import ChildState, JobState, Json, Owner, Problem, Progress, RayServiceState, ReplicaRow, Replicas, Request
 
 # For some seconds after its creation no pod is scheduled yet, and that is no problem.
 SCHEDULING_GRACE_S = 15
+# Of each claim of a request: it is kept in the status.
+REQUEST_CHARACTERS = 253
 
 
 class ReportUnusable(ValueError):
@@ -21,6 +23,42 @@ class ReportUnusable(ValueError):
 
 def is_owned(child: Json, owner: Owner) -> bool:
     return any(reference.get("uid") == owner.uid for reference in child["metadata"].get("ownerReferences", []))
+
+
+def requests(metadata: Json) -> dict[str, Request]:
+    """The one-shot requests in the annotations of a PolicyModel, by their verbs.
+
+    Args:
+        metadata: its `managedFields` tell who has written an annotation, where there are any.
+    """
+    found = {verb: metadata.get("annotations", {}).get(names.request_annotation(verb)) for verb in names.REQUESTS}
+    return {verb: _request(verb, text, _field_manager(verb, metadata)) for verb, text in found.items() if text is not None}
+
+
+def _request(verb: str, text: str, field_manager: str | None) -> Request:
+    match parsed(text):
+        case {"id": str(request_id), "user": str(user), "time": str(time), **more}:
+            is_short = all(0 < len(claim) <= REQUEST_CHARACTERS for claim in (request_id, user, time))
+        case _:
+            is_short = False
+    if not is_short:
+        return Request(names.digest_of({"text": text}), problem="has to hold JSON with id, user and time")
+    revision = more.get("revision")
+    if verb == names.APPROVE and type(revision) is not int:
+        return Request(request_id, problem="has to name a revision by its number")
+    return Request(request_id, user, time, field_manager, revision)
+
+
+def _field_manager(verb: str, metadata: Json) -> str | None:
+    """Which program wrote an annotation, as the API server has noted."""
+    field = f"f:{names.request_annotation(verb)}"
+    writers = [
+        entry
+        for entry in metadata.get("managedFields", [])
+        if field in entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
+    ]
+    last: Json = max(writers, key=lambda entry: str(entry.get("time", "")), default={})
+    return last.get("manager")
 
 
 def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobState:
@@ -206,7 +244,18 @@ def _is_evaluation(evaluation: Any) -> bool:
     if not isinstance(evaluation, Mapping) or not isinstance(evaluation.get("id"), str):
         return False
     are_whole = all(isinstance(evaluation.get(name), int) for name in ("episodes", "seed"))
-    return are_whole and evaluation["episodes"] >= 2 and all(_is_number(evaluation.get(name)) for name in ("mean", "std"))
+    are_numbers = all(_is_number(evaluation.get(name)) for name in ("mean", "std"))
+    return are_whole and evaluation["episodes"] >= 2 and are_numbers and _is_against(evaluation.get("against"))
+
+
+def _is_against(against: Any) -> bool:
+    if against is None:
+        return True
+    if not isinstance(against, Mapping) or not isinstance(against.get("digest"), str):
+        return False
+    if "problem" in against:
+        return isinstance(against["problem"], str)
+    return all(_is_number(against.get(name)) for name in ("mean", "std", "differenceMean", "differenceStd"))
 
 
 def _is_error(word: Json) -> bool:

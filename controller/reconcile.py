@@ -8,9 +8,9 @@ is safe: create, then switch, then delete.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from controller import gate, names, resources
+from controller import approving, history, names, resources, retraining
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -18,7 +18,6 @@ from controller.model import (
     Condition,
     Create,
     Delete,
-    Evaluation,
     Images,
     JobState,
     Json,
@@ -34,28 +33,13 @@ from controller.model import (
     TrainingStatus,
     Unknown,
 )
+from controller.steps import Step, is_outdated, outdated_message, short
 
 ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
 TROUBLED_S = 10.0
 WATCHING_S = 30.0
-# The history in the status; a run that has dropped out says its result again when it is asked for.
-REVISIONS_KEPT = 20
 PAUSED = "spec.paused is true: nothing is changed until it is false"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One part of the plan: what is found, what is done about it, and whether it is under way."""
-
-    finding: Condition
-    actions: tuple[Action, ...] = ()
-    under_way: str = ""
-    problem: Problem | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.finding.status == "True"
 
 
 def plan(observed: Observed, settings: Settings) -> Plan:
@@ -63,50 +47,28 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     if observed.deleting:
         # The owner references do the rest.
         return Plan(observed.status)
-    observed = replace(observed, spec=_as_stored(observed))
+    observed = replace(observed, spec=replace(_as_stored(observed), trigger=retraining.trigger(observed)))
     images = observed.status.images or Images(settings.training_image, settings.serving_image)
-    recorded = revisions(observed)
-    candidate = next((revision for revision in reversed(recorded) if revision.run == observed.spec.run), None)
+    recorded = history.revisions(observed)
+    candidate = history.newest(recorded, observed.spec.run)
 
     accepted = acceptance(observed, settings)
     storage = storing(observed, settings)
     trained = training(observed, settings, images, candidate, accepted, storage)
-    approved = approval(observed, settings, images, candidate, accepted)
+    approved = approving.approval(observed, settings, images, candidate, accepted)
     target = _policy(candidate) if candidate and approved.is_done else incumbent(observed, recorded)
     served = serving(observed, images, target)
     exposed = exposure(observed, settings)
 
     steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
-    actions = tuple(action for step in steps for action in step.actions) + tuple(stale_jobs(observed))
+    stale = [*_stale_trainings(observed), *approving.stale_evaluations(observed, candidate)]
+    actions = (*(action for step in steps for action in step.actions), *stale)
     if observed.spec.paused:
         steps, actions = tuple(_paused(step) for step in steps), ()
     status = _status(observed, settings, images, recorded, candidate, steps)
     requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
-    return Plan(status, actions, statuses.events(observed.status, status), requeue_after_s)
-
-
-def revisions(observed: Observed) -> tuple[Revision, ...]:
-    """The history: what the status recorded, and what finished Jobs say that it has not recorded yet."""
-    spec, history = observed.spec, list(observed.status.revisions)
-    for job in sorted(observed.jobs, key=lambda job: job.name):
-        if job.role == names.ROLE_TRAIN and job.result and _is_publication(job, job.result, history):
-            history.append(_revision(job, job.result, observed, 1 + max((revision.number for revision in history), default=0)))
-        if job.role == names.ROLE_EVALUATE and job.result and job.evaluation == spec.evaluation(job.run):
-            evaluation = _evaluation(job.result)
-            evaluated = (job.run, job.result["digest"])
-            history = [
-                replace(revision, evaluation=evaluation) if (revision.run, revision.digest) == evaluated else revision
-                for revision in history
-            ]
-    # Only the run that the spec asks for is judged by the gate that the spec states; the others keep the verdict they got.
-    judged = [_judged(revision, observed) if revision.run == spec.run else revision for revision in history]
-    serving_now = observed.status.serving.revision if observed.status.serving else None
-    oldest_kept = len(judged) - REVISIONS_KEPT
-    return tuple(
-        revision
-        for index, revision in enumerate(judged)
-        if index >= oldest_kept or revision.run == spec.run or revision.number == serving_now
-    )
+    events = (*retraining.events(observed, recorded), *statuses.events(observed.status, status))
+    return Plan(status, actions, events, requeue_after_s)
 
 
 def acceptance(observed: Observed, settings: Settings) -> Step:
@@ -172,7 +134,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         steps = f" after {candidate.env_steps} environment steps" if candidate.env_steps else ""
         return Step(
             Condition(
-                statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({_short(candidate.digest)}) was published{steps}"
+                statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({short(candidate.digest)}) was published{steps}"
             )
         )
     if not accepted.is_done:
@@ -182,15 +144,16 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     if any(other.run != spec.run and other.phase == "Running" for other in jobs):
         return _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
     if job is None:
-        manifest = resources.training_job(owner, spec, settings, images, candidate.digest if candidate else None)
-        message = f"there is no Job for this spec yet; {manifest['metadata']['name']} is asked for"
+        lost = candidate.digest if candidate else None
+        manifest = resources.training_job(owner, spec, settings, images, lost, history.opponent(observed, candidate))
+        message = f"there is no Job for {_asked_for(spec)} yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
         return _untrained("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Training")
-    if _is_outdated(job, observed):
-        return _untrained("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Training")
+    if is_outdated(job, observed):
+        return _untrained("Stopping", outdated_message(job), (Delete("Job", job.name),), under_way="Training")
     if candidate and job.replaces is None and job.phase != "Running":
-        message = f"the bundle of revision {candidate.number} ({_short(candidate.digest)}) is not where the replicas look: it is made again"
+        message = f"the bundle of revision {candidate.number} ({short(candidate.digest)}) is not where the replicas look: it is made again"
         return _untrained("BundleLost", message, (Delete("Job", job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
@@ -210,47 +173,6 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     return _untrained("Training", _progress_message(job), under_way="Training")
 
 
-def approval(observed: Observed, settings: Settings, images: Images, candidate: Revision | None, accepted: Step) -> Step:
-    """Whether the run's policy may be served: its evaluation, as the gate asks today, against the gate."""
-    if candidate is None:
-        return _unapproved("NotTrained", "there is no policy of this spec to evaluate yet")
-    wanted = observed.spec.evaluation(candidate.run)
-    if candidate.evaluation and _is_asked_for(candidate, observed):
-        verdict = gate.verdict(candidate.evaluation, observed.spec.gate)
-        if verdict.outcome == "Pass":
-            return Step(Condition(statuses.APPROVED, "True", "GatePassed", f"revision {candidate.number}: {verdict.message}"))
-        advice = "Train longer or otherwise (spec.training), or ask for less (spec.gate)"
-        message = f"revision {candidate.number} is not served: {verdict.message}. {advice}"
-        return _unapproved("GateFailed", message, problem=Problem("GateFailed", message))
-    if not accepted.is_done:
-        return _unapproved("NotAccepted", "no evaluation before the spec is accepted")
-    job = next((job for job in observed.jobs if job.role == names.ROLE_EVALUATE and job.evaluation == wanted), None)
-    if job is None:
-        manifest = resources.evaluation_job(observed.owner, observed.spec, settings, images, candidate)
-        message = f"revision {candidate.number} has to be evaluated; the Job {manifest['metadata']['name']} is asked for"
-        return _unapproved("Evaluating", message, (Create(manifest),), under_way="Evaluating")
-    if job.deleting:
-        return _unapproved("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Evaluating")
-    if _is_outdated(job, observed):
-        return _unapproved("Stopping", _outdated_message(job), (Delete("Job", job.name),), under_way="Evaluating")
-    if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
-        problem = job.problem or Problem("EvaluationFailed", "the Job failed without a word")
-        return _unapproved(problem.reason, f"{problem.message}. Retry: delete the Job {job.name}", problem=problem)
-    known = [revision.digest for revision in observed.status.revisions if revision.run == candidate.run]
-    if job.result and job.result["digest"] in known and job.result["digest"] != candidate.digest:
-        message = f"the Job {job.name} has evaluated the bundle that was lost: it is asked again"
-        return _unapproved("Stopping", message, (Delete("Job", job.name),), under_way="Evaluating")
-    if job.result:
-        message = f"the Job {job.name} tells of another evaluation than the one that spec.gate asks for"
-        advice = "spec.training.image has to be made from the operator's training image"
-        return _unapproved("NoResult", f"{message}; {advice}. Retry: delete the Job {job.name}", problem=Problem("NoResult", message))
-    if job.phase == "Succeeded":
-        return _unapproved("ResultLost", f"the Job {job.name} is asked again", (Delete("Job", job.name),), under_way="Evaluating")
-    return _unapproved(
-        "Evaluating", f"revision {candidate.number} is evaluated by the Job {job.name}", problem=job.problem, under_way="Evaluating"
-    )
-
-
 def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None:
     """The policy that goes on serving while there is no better one: what the RayService is told to serve, or, where the RayService
     was lost, what was last seen to serve, or the newest approved revision."""
@@ -263,7 +185,7 @@ def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None
     if seen is None and last and last.uri:
         # The history may be lost, or cut, and with it what served.
         return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
-    approved = [revision for revision in recorded if revision.verdict == "Pass"]
+    approved = [revision for revision in recorded if revision.is_approved]
     return _policy(seen or (approved[-1] if approved else None))
 
 
@@ -349,7 +271,7 @@ def replicas(observed: Observed, target: Json | None) -> Step:
     if refused:
         row, error = refused
         meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
-        message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
+        message = f"the replica {row.replica} refuses {short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
         if error.reason == "Missing" and not _mounts_the_claim(observed):
             claim = resources.claim_name(observed.owner, observed.spec)
             message += (
@@ -368,12 +290,12 @@ def replicas(observed: Observed, target: Json | None) -> Step:
                 statuses.READY,
                 "True",
                 "Serving",
-                f"revision {target['revision']} ({_short(target['digest'])}) answers on {_replicas(ready)}",
+                f"revision {target['revision']} ({short(target['digest'])}) answers on {_replicas(ready)}",
             )
         )
     return _unready(
         "RollingOut",
-        f"revision {target['revision']} ({_short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
+        f"revision {target['revision']} ({short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
         under_way="RollingOut",
     )
 
@@ -399,18 +321,13 @@ def exposure(observed: Observed, settings: Settings) -> Step:
     return done
 
 
-def stale_jobs(observed: Observed) -> Iterable[Delete]:
-    """Jobs that nobody asks for any more. What a Job has published goes into the status before the Job goes."""
-    wanted = observed.spec.evaluation(observed.spec.run)
-    recorded = {revision.run: revision.evaluation.id if revision.evaluation else None for revision in observed.status.revisions}
+def _stale_trainings(observed: Observed) -> Iterable[Delete]:
+    """Training Jobs of other runs. What a Job has published goes into the status before the Job goes."""
+    recorded = {revision.run for revision in observed.status.revisions}
     for job in observed.jobs:
-        is_unrecorded = bool(job.result) and job.role == names.ROLE_TRAIN and job.run not in recorded
-        if job.deleting or is_unrecorded:
-            continue
-        if job.role == names.ROLE_TRAIN and job.run != observed.spec.run:
-            yield Delete("Job", job.name, "the spec asks for another run")
-        if job.role == names.ROLE_EVALUATE and (job.evaluation != wanted or recorded.get(job.run) == wanted):
-            yield Delete("Job", job.name, "its evaluation is not needed any more")
+        is_unrecorded = bool(job.result) and job.run not in recorded
+        if job.role == names.ROLE_TRAIN and job.run != observed.spec.run and not (job.deleting or is_unrecorded):
+            yield Delete("Job", job.name, "another run is asked for")
 
 
 def _status(
@@ -455,6 +372,7 @@ def _status(
         serving=_serving_status(observed, recorded),
         candidate=candidate if is_rolling_out else None,
         revisions=recorded,
+        last_handled_requests=retraining.handled(observed),
     )
 
 
@@ -482,7 +400,7 @@ def availability(observed: Observed, recorded: tuple[Revision, ...]) -> Conditio
         return Condition(statuses.AVAILABLE, "False", "UnknownPolicy", "a policy answers that this PolicyModel has not made")
     digest = str(ours[0].digest)
     return Condition(
-        statuses.AVAILABLE, "True", "PolicyAnswers", f"revision {known[digest].number} ({_short(digest)}) answers on {_replicas(len(ours))}"
+        statuses.AVAILABLE, "True", "PolicyAnswers", f"revision {known[digest].number} ({short(digest)}) answers on {_replicas(len(ours))}"
     )
 
 
@@ -511,10 +429,13 @@ def _serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> Servi
 
 
 def _training_status(observed: Observed) -> TrainingStatus | None:
-    job = next((job for job in observed.jobs if job.role == names.ROLE_TRAIN and job.run == observed.spec.run), None)
+    """The training Job; of a run that was triggered, its trigger also while there is no Job: it is remembered nowhere else."""
+    spec = observed.spec
+    job = next((job for job in observed.jobs if job.role == names.ROLE_TRAIN and job.run == spec.run), None)
     if job is None:
-        return None
-    return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None)
+        name = names.training_job(observed.owner.name, spec.run)
+        return TrainingStatus(name, spec.run, 1, None, None, spec.trigger) if spec.trigger else None
+    return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None, spec.trigger)
 
 
 def _paused(step: Step) -> Step:
@@ -535,12 +456,6 @@ def _requeue_after_s(steps: tuple[Step, ...]) -> float:
     return WORKING_S if under_way - {""} else WATCHING_S
 
 
-def _is_publication(job: JobState, result: Json, history: list[Revision]) -> bool:
-    """Whether a result is news: the first of its run, or the bundle that replaces the one that was lost."""
-    last = next((revision for revision in reversed(history) if revision.run == job.run), None)
-    return last is None or (job.replaces == last.digest and result["digest"] != last.digest)
-
-
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
     """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
     if not _mounts_the_claim(observed):
@@ -555,41 +470,6 @@ def _mounts_the_claim(observed: Observed) -> bool:
     if observed.spec.serving.ray_service is None or live is None or live.claims is None:
         return True
     return resources.claim_name(observed.owner, observed.spec) in live.claims
-
-
-def _revision(job: JobState, result: Json, observed: Observed, number: int) -> Revision:
-    return Revision(
-        number=number,
-        digest=result["digest"],
-        uri=result["uri"],
-        run=job.run,
-        trained_at=result.get("trainedAt"),
-        image=job.image,
-        seed=observed.spec.training.seed if job.run == observed.spec.run else None,
-        env_steps=result.get("envSteps"),
-        parent=observed.status.serving.revision if observed.status.serving else None,
-        evaluation=_evaluation(result) if result.get("evaluation") else None,
-    )
-
-
-def _evaluation(result: Json) -> Evaluation:
-    figures = result["evaluation"]
-    mean, std, episodes = float(figures["mean"]), float(figures["std"]), int(figures["episodes"])
-    return Evaluation(figures["id"], mean, std, episodes, int(figures["seed"]), gate.lower_bound(mean, std, episodes))
-
-
-def _judged(revision: Revision, observed: Observed) -> Revision:
-    evaluation = revision.evaluation
-    if evaluation is None or not _is_asked_for(revision, observed):
-        return replace(revision, verdict=None)
-    return replace(revision, verdict=gate.verdict(evaluation, observed.spec.gate).outcome)
-
-
-def _is_asked_for(revision: Revision, observed: Observed) -> bool:
-    """Whether a revision was evaluated as the gate asks today; the figures come from an image that may be its user's."""
-    found, gate_spec = revision.evaluation, observed.spec.gate
-    asked = (observed.spec.evaluation(revision.run), gate_spec.episodes, gate_spec.seed)
-    return found is not None and (found.id, found.episodes, found.seed) == asked
 
 
 def _as_stored(observed: Observed) -> Spec:
@@ -630,12 +510,6 @@ def _untrained(reason: str, message: str, actions: tuple[Action, ...] = (), *, u
     return Step(Condition(statuses.TRAINED, "False", reason, message), actions, under_way, problem)
 
 
-def _unapproved(
-    reason: str, message: str, actions: tuple[Action, ...] = (), *, under_way: str = "", problem: Problem | None = None
-) -> Step:
-    return Step(Condition(statuses.APPROVED, "False", reason, message), actions, under_way, problem)
-
-
 def _unready(
     reason: str,
     message: str,
@@ -649,17 +523,6 @@ def _unready(
     return Step(Condition(statuses.READY, "False", reason, message), actions, under_way, found)
 
 
-def _is_outdated(job: JobState, observed: Observed) -> bool:
-    """Whether a Job that does not get on was made before the user mended what its pods are made from. One that gets on is left alone."""
-    is_stuck = job.problem is not None or job.phase == "Failed"
-    return is_stuck and job.hash not in (None, resources.job_hash(observed.spec))
-
-
-def _outdated_message(job: JobState) -> str:
-    why = f" ({job.problem.message})" if job.problem else ""
-    return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
-
-
 def _progress_message(job: JobState) -> str:
     if job.progress is None:
         return f"the Job {job.name} is starting"
@@ -669,15 +532,18 @@ def _progress_message(job: JobState) -> str:
     return f"the Job {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
 
 
+def _asked_for(spec: Spec) -> str:
+    if spec.trigger is None:
+        return "this spec"
+    why = "a request" if spec.trigger.kind == "Request" else "the gate"
+    return f"another training of this spec, which {why} has asked for (seed {spec.seed}),"
+
+
 def _rollout_message(target: Json | None, name: str) -> str:
     if target is None:
         return f"the RayService {name} is told its application"
-    return f"the RayService {name} is told to serve revision {target['revision']} ({_short(target['digest'])})"
+    return f"the RayService {name} is told to serve revision {target['revision']} ({short(target['digest'])})"
 
 
 def _replicas(number: int) -> str:
     return f"{number} replica" + ("" if number == 1 else "s")
-
-
-def _short(digest: str) -> str:
-    return digest[:19]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from controller import names
-from controller.model import Images, Json, Owner, Revision, Settings, Spec
+from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"
@@ -85,11 +85,14 @@ def job_hash(spec: Spec) -> str:
     return names.digest_of({key: value for key, value in fields.items() if value})
 
 
-def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None) -> Json:
+def training_job(
+    owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None, against: str | None = None
+) -> Json:
     """The Job that trains, publishes and evaluates the run that the spec asks for.
 
     Args:
         replaces: the digest that the run was published with, where its bundle is lost.
+        against: the digest that the gate compares it with, if any.
     """
     training = spec.training
     arguments = {
@@ -99,9 +102,9 @@ def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, r
         "--config": json.dumps(training.config),
         "--stop": json.dumps(training.stop),
         "--workers": str(training.workers),
-        "--seed": str(training.seed),
+        "--seed": str(spec.seed),
         "--checkpoint-every": str(training.checkpoint_every),
-        "--evaluation": _evaluation(spec, spec.run),
+        "--evaluation": _evaluation(spec.looks(spec.run, against)[0]),
     }
     return _job(
         names.training_job(owner.name, spec.run),
@@ -117,18 +120,17 @@ def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, r
     )
 
 
-def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images, revision: Revision) -> Json:
+def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images, revision: Revision, look: Look) -> Json:
     """The Job that evaluates a published policy as the gate asks today, without training."""
     arguments = {
         "--storage": storage_uri(owner, settings),
         "--digest": revision.digest,
-        "--evaluation": _evaluation(spec, revision.run),
+        "--evaluation": _evaluation(look),
     }
-    evaluation = spec.evaluation(revision.run)
     return _job(
-        names.evaluation_job(owner.name, evaluation),
+        names.evaluation_job(owner.name, look.id),
         names.ROLE_EVALUATE,
-        {names.LABEL_RUN: revision.run, names.LABEL_EVALUATION: evaluation},
+        {names.LABEL_RUN: revision.run, names.LABEL_EVALUATION: look.id},
         ["-m", "app.evaluate", *_flags(arguments), *_allow_list(settings)],
         owner,
         spec,
@@ -474,8 +476,9 @@ def _hashed(manifest: dict[str, Any]) -> Json:
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
 
 
-def _evaluation(spec: Spec, run: str) -> str:
-    return json.dumps({"id": spec.evaluation(run), "episodes": spec.gate.episodes, "seed": spec.gate.seed})
+def _evaluation(look: Look) -> str:
+    asked = {"id": look.id, "episodes": look.episodes, "seed": look.seed}
+    return json.dumps({**asked, "against": look.against} if look.against else asked)
 
 
 def _environment(ours: Mapping[str, str], template: Json) -> list[Json]:

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from controller.model import (
+    Against,
+    Approval,
     Condition,
     Evaluation,
     Event,
@@ -21,6 +23,7 @@ from controller.model import (
     ServingStatus,
     Status,
     TrainingStatus,
+    Trigger,
 )
 
 ACCEPTED, TRAINED, APPROVED = "Accepted", "Trained", "Approved"
@@ -149,6 +152,7 @@ def document_of(status: Status) -> dict[str, Any]:
         else None,
         "candidate": {"revision": status.candidate.number, "digest": status.candidate.digest} if status.candidate else None,
         "revisions": [_revision_document(revision) for revision in status.revisions],
+        "lastHandledRequests": dict(status.last_handled_requests) or None,
     }
     return _without_none(document)
 
@@ -187,6 +191,7 @@ def status_of(document: Json) -> Status:
         else None,
         candidate=next((revision for revision in revisions if revision.number == candidate), None),
         revisions=revisions,
+        last_handled_requests=document.get("lastHandledRequests", {}),
     )
 
 
@@ -196,6 +201,7 @@ def _training_document(training: TrainingStatus) -> dict[str, Any]:
         "run": training.run,
         "attempt": training.attempt,
         "startTime": training.start_time,
+        "trigger": _trigger_document(training.trigger),
     }
     if training.progress:
         document |= {
@@ -218,7 +224,14 @@ def _training_of(document: Json) -> TrainingStatus:
             document.get("progressPercent", 0.0),
             _eta_s(document.get("progress", "")),
         )
-    return TrainingStatus(document["job"], document["run"], document.get("attempt", 1), document.get("startTime"), progress)
+    return TrainingStatus(
+        document["job"],
+        document["run"],
+        document.get("attempt", 1),
+        document.get("startTime"),
+        progress,
+        _trigger_of(document.get("trigger")),
+    )
 
 
 def progress_text(progress: Progress) -> str:
@@ -233,7 +246,6 @@ def _eta_s(text: str) -> float | None:
 
 
 def _revision_document(revision: Revision) -> dict[str, Any]:
-    evaluation = revision.evaluation
     return _without_none(
         {
             "number": revision.number,
@@ -246,13 +258,15 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "envSteps": revision.env_steps,
             "parent": revision.parent,
             "verdict": revision.verdict,
-            "evaluation": vars(evaluation) if evaluation else None,
+            "evaluation": _evaluation_document(revision.evaluation) if revision.evaluation else None,
+            "approval": _approval_document(revision.approval) if revision.approval else None,
+            "trigger": _trigger_document(revision.trigger),
         }
     )
 
 
 def _revision_of(document: Json) -> Revision:
-    evaluation = document.get("evaluation")
+    evaluation, approval = document.get("evaluation"), document.get("approval")
     return Revision(
         number=document["number"],
         digest=document["digest"],
@@ -264,8 +278,62 @@ def _revision_of(document: Json) -> Revision:
         env_steps=document.get("envSteps"),
         parent=document.get("parent"),
         verdict=document.get("verdict"),
-        evaluation=Evaluation(**evaluation) if evaluation else None,
+        evaluation=_evaluation_of(evaluation) if evaluation else None,
+        approval=Approval(approval["user"], approval.get("fieldManager"), approval["time"]) if approval else None,
+        trigger=_trigger_of(document.get("trigger")),
     )
+
+
+def _evaluation_document(evaluation: Evaluation) -> dict[str, Any]:
+    against = evaluation.against
+    return _without_none({**vars(evaluation), "against": _against_document(against) if against else None})
+
+
+def _evaluation_of(document: Json) -> Evaluation:
+    against = document.get("against")
+    return Evaluation(**{**document, "against": _against_of(against) if against else None})
+
+
+def _against_document(against: Against) -> dict[str, Any]:
+    if against.problem:
+        return {"digest": against.digest, "problem": against.problem}
+    return {
+        "digest": against.digest,
+        "mean": against.mean,
+        "std": against.std,
+        "differenceMean": against.difference_mean,
+        "differenceStd": against.difference_std,
+        "margin": against.margin,
+        "lower": against.lower,
+        "upper": against.upper,
+    }
+
+
+def _against_of(document: Json) -> Against:
+    if "problem" in document:
+        return Against(document["digest"], problem=document["problem"])
+    return Against(
+        document["digest"],
+        document["mean"],
+        document["std"],
+        document["differenceMean"],
+        document["differenceStd"],
+        document["margin"],
+        document["lower"],
+        document["upper"],
+    )
+
+
+def _approval_document(approval: Approval) -> dict[str, Any]:
+    return _without_none({"user": approval.user, "fieldManager": approval.field_manager, "time": approval.time})
+
+
+def _trigger_document(trigger: Trigger | None) -> dict[str, Any] | None:
+    return vars(trigger) if trigger else None
+
+
+def _trigger_of(document: Json | None) -> Trigger | None:
+    return Trigger(**document) if document else None
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path)
         wanted.training.seed,
         wanted.training.checkpoint_every,
     )
-    assert run.evaluation == evaluate.EvaluationRequest(wanted.evaluation(wanted.run), wanted.gate.episodes, wanted.gate.seed)
+    assert run.evaluation == evaluate.EvaluationRequest(wanted.looks(wanted.run)[0].id, wanted.gate.episodes, wanted.gate.seed)
     assert tuple(run.prefixes) == ("acme", "gymnasium.envs")
     assert isinstance(run.task.environment, Environment)
     assert {key: value for key, value in run.task.environment.described().items() if value} == {
@@ -90,12 +90,12 @@ def test_the_evaluation_jobs_arguments_mean_the_same_to_the_app(tmp_path, monkey
     asked: list[Any] = []
     monkeypatch.setattr(evaluate, "evaluated", lambda *given: asked.append(given) or {"id": "e"})
     wanted, revision = spec(gate__episodes=12), Revision(3, DIGEST, "file:///b", "run-1")
-    job = resources.evaluation_job(OWNER, wanted, here(tmp_path), IMAGES, revision)
+    job = resources.evaluation_job(OWNER, wanted, here(tmp_path), IMAGES, revision, wanted.looks("run-1")[0])
     result = evaluate.run(arguments(job, "app.evaluate"), report.Report(io.StringIO(), None))
     ((found, digest, request, prefixes),) = asked
     assert found.path == tmp_path / "default" / "cartpole"
     assert (digest, tuple(prefixes)) == (DIGEST, ("acme", "gymnasium.envs"))
-    assert request == evaluate.EvaluationRequest(wanted.evaluation("run-1"), 12, 1000)
+    assert request == evaluate.EvaluationRequest(wanted.looks("run-1")[0].id, 12, 1000)
     assert result == {"digest": DIGEST, "evaluation": {"id": "e"}}
 
 
@@ -202,7 +202,7 @@ def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
     revision = Revision(1, DIGEST, "file:///b", "run-1")
     jobs = [
         resources.training_job(OWNER, wanted, in_cluster, IMAGES),
-        resources.evaluation_job(OWNER, wanted, in_cluster, IMAGES, revision),
+        resources.evaluation_job(OWNER, wanted, in_cluster, IMAGES, revision, wanted.looks("run-1")[0]),
     ]
     for pod in (head, *[job["spec"]["template"] for job in jobs]):
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
@@ -212,7 +212,7 @@ def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
 def test_a_name_that_the_operator_makes_is_one_that_the_storage_takes(tmp_path):
     wanted, found = spec(), storage.open_storage(f"file://{tmp_path}")
     assert found.run(wanted.run).is_relative_to(tmp_path)
-    assert found.evaluation(wanted.evaluation(wanted.run)).is_relative_to(tmp_path)
+    assert found.evaluation(wanted.looks(wanted.run)[0].id).is_relative_to(tmp_path)
 
 
 def test_wrong_input_ends_with_the_code_that_fails_the_job_at_once(tmp_path):
@@ -273,20 +273,20 @@ RESULT = {
 
 
 def test_a_result_of_the_app_is_a_revision_to_the_controller(tmp_path):
-    from controller import reconcile
+    from controller import history
 
     result = {**RESULT, "evaluation": {"id": "e", "episodes": 100, "seed": 1000, "mean": 500.0, "std": 0.0}}
     state = job_that_said(tmp_path, lambda said: result, 0)
     assert (state.phase, state.result) == ("Succeeded", result)
-    evaluation = reconcile._evaluation(state.result)
+    evaluation = history.evaluation_of(state.result)
     assert (evaluation.id, evaluation.mean, evaluation.episodes, evaluation.seed) == ("e", 500.0, 100, 1000)
 
 
 def test_a_result_has_the_fields_that_the_controller_reads(tmp_path, monkeypatch):
     """`_record` is what an evaluation leaves, `RESULT` what `app.train` publishes: `test_a_result_...` above reads both."""
     request = evaluate.EvaluationRequest("e", 2, 1000)
-    record = evaluate._record(DIGEST, request, [1.0, 3.0], [1, 3])
-    summary = {name: record[name] for name in ("id", "episodes", "seed", "mean", "std")}
+    record = evaluate._record(DIGEST, request, {"id": "CartPole-v1"}, [evaluate.Episode(1000, 1.0, 1), evaluate.Episode(1001, 3.0, 3)])
+    summary = {name: record[name] for name in evaluate.SUMMARY}
     state = job_that_said(tmp_path, lambda said: {**RESULT, "evaluation": summary}, 0)
     assert state.result["evaluation"] == summary
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from controller import gate, names, observation, reconcile, resources, schema
+from controller import names, observation, reconcile, resources, retraining, schema
 from controller.model import (
     Action,
     Create,
@@ -36,6 +37,7 @@ from controller.status import document_of, status_of
 
 SETTINGS = Settings(training_image="train:1", serving_image="serve:1", entry_point_prefixes=("acme",))
 GOOD_RETURN, BAD_RETURN = 500.0, 100.0
+STEADY, NOISY = 1.0, 150.0
 EXAMPLE = (schema.CRD_PATH.parent / "examples" / "policymodel.yaml").read_text()
 
 
@@ -74,6 +76,7 @@ class Job:
     has_pod: bool = True
     deleting: bool = False
     digest: str = ""
+    unplayable: bool = False
 
     @property
     def labels(self) -> dict[str, str]:
@@ -109,6 +112,11 @@ class World:
     served: list[str] = field(default_factory=list)
     approved: set[str] = field(default_factory=set)
     unreachable: bool = False
+    seeds: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    unplayable: set[str] = field(default_factory=set)
+    annotations: dict[str, str] = field(default_factory=dict)
+    requests: int = 0
     watch: Callable[[Observed], None] = lambda seen: None
 
     def edit(self, **changes: Any) -> None:
@@ -117,18 +125,46 @@ class World:
         if after["spec"] != self.document["spec"]:
             self.document, self.generation = after, self.generation + 1
 
+    def ask(self, verb: str, **more: Any) -> None:
+        """`kubectl annotate` with a new request."""
+        self.requests += 1
+        asked = {"id": f"request-{self.requests}", "user": "alice", "time": "2026-01-01T00:00:00Z", **more}
+        self.annotations[names.request_annotation(verb)] = json.dumps(asked)
+
     @property
     def owner(self) -> Owner:
         return Owner("default", "cartpole", "uid-1", self.generation)
 
+    @property
+    def run(self) -> str:
+        """The run that is asked for now."""
+        return run_of(self.observe())
+
     def returns(self, run: str) -> float:
         """What a run's policy is worth: odd seeds train badly."""
-        asked = self.document["spec"]["training"]["seed"] if spec_of(self.document).run == run else None
-        seed = self.seeds.get(run, 0) if asked is None else asked
-        self.seeds[run] = seed
-        return BAD_RETURN if seed % 2 else GOOD_RETURN
+        return BAD_RETURN if self.seeds.get(run, 0) % 2 else GOOD_RETURN
 
-    seeds: dict[str, int] = field(default_factory=dict)
+    def scatter(self, run: str) -> float:
+        """The standard deviation of its returns."""
+        return NOISY if self.seeds.get(run, 0) % 8 == 4 else STEADY
+
+    def run_of_digest(self, wanted: str) -> str:
+        return next(run for run in self.origins if wanted in self.digests(run))
+
+    def may_be_served(self, run: str, seen: Observed) -> bool:
+        """Whether the gate may let a policy through, by what it is worth in truth, or somebody has approved it."""
+        asked = seen.request(names.APPROVE)
+        revisions = [revision for revision in seen.status.revisions if revision.run == run]
+        if any(revision.approval or (asked and asked.revision == revision.number) for revision in revisions):
+            return True
+        rules, last = seen.spec.gate, seen.status.serving
+        told = resources.served_policy(seen.owner, seen.ray_service.serve_config) if seen.ray_service else None
+        serving = last.digest if last else told["digest"] if told else None
+        if self.returns(run) < rules.min_return:
+            return False
+        if rules.against_serving is None or serving in {None, *self.digests(run), *self.unplayable}:
+            return True
+        return self.returns(run) >= self.returns(self.run_of_digest(serving)) - (rules.against_serving.max_regression or 0)
 
     def digests(self, run: str) -> list[str]:
         """What a run was published with, the newest last."""
@@ -137,6 +173,7 @@ class World:
     def lose(self, run: str) -> None:
         """The bundle of a run is gone from the storage; what replicas hold, they hold."""
         self.lost.add(self.digests(run)[-1])
+        self.unplayable.add(self.digests(run)[-1])
 
     # What the controller does to the world.
 
@@ -163,6 +200,7 @@ class World:
             ray_service=ray_service,
             ingress=observation.ingress_state(ingress, self.owner) if ingress else None,
             replicas=Unknown("timeout") if self.unreachable and self.rows else Replicas(len(rows), rows) if rows else None,
+            requests=observation.requests({"annotations": self.annotations}),
         )
 
     def apply(self, action: Action) -> None:
@@ -172,8 +210,10 @@ class World:
                 raise Conflict(f"{action.name} exists")
             self.jobs[action.name] = Job(manifest)
             self.created.append(action.name)
-            spec_run = manifest["metadata"]["labels"][names.LABEL_RUN]
-            self.returns(spec_run)
+            job = self.jobs[action.name]
+            if job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN:
+                self.seeds[job.labels[names.LABEL_RUN]] = int(job.flags["--seed"])
+                self.origins[job.labels[names.LABEL_RUN]] = spec_of(self.document).origin
         elif isinstance(action, Delete):
             if action.kind == "Job" and action.name in self.jobs:
                 self._supersede(self.jobs[action.name])
@@ -193,10 +233,10 @@ class World:
 
     def reconcile(self, stop_after: int | None = None, seen: Observed | None = None) -> Any:
         """One reconcile; the process dies after `stop_after` actions, if given."""
-        run = spec_of(self.document).run
-        if run in self.published and verdict_of(self, run) == "Pass":
-            self.approved.update(self.digests(run))
         seen = seen or self.observe()
+        for run in self.published:
+            if self.origins[run] == seen.spec.origin and self.may_be_served(run, seen):
+                self.approved.update(self.digests(run))
         self.watch(seen)
         plan = reconcile.plan(seen, SETTINGS)
         for index, action in enumerate(plan.actions):
@@ -282,7 +322,9 @@ class World:
         result = None
         if phase == "Succeeded" and job.has_pod:
             asked = json.loads(job.flags["--evaluation"])
-            figures = {"id": asked["id"], "episodes": asked["episodes"], "seed": asked["seed"], "mean": self.returns(run), "std": 1.0}
+            figures = {**asked, "mean": self.returns(run), "std": self.scatter(run)}
+            if "against" in asked:
+                figures["against"] = self._against(job, asked["against"], run)
             result = {"digest": job.digest, "uri": f"file:///storage/{run}", "run": run, "envSteps": 1000, "evaluation": figures}
         problem = Problem("TrainingDiverged", "the loss is NaN") if phase == "Failed" else None
         labels = job.labels
@@ -301,6 +343,7 @@ class World:
 
     def _publish(self, job: Job, run: str) -> None:
         """What lies there is said again; what is lost is made again, and comes out otherwise where the seed is below 2."""
+        job.unplayable = json.loads(job.flags["--evaluation"]).get("against") in self.lost
         if job.labels[names.LABEL_ROLE] == names.ROLE_EVALUATE:
             job.digest = job.flags["--digest"]
             return
@@ -310,6 +353,15 @@ class World:
         self.published.add(run)
         job.digest = self.digests(run)[-1]
 
+    def _against(self, job: Job, opponent: str, run: str) -> dict[str, Any]:
+        """What the other policy did in the same episodes."""
+        if job.unplayable:
+            return {"digest": opponent, "problem": "Missing: there is no manifest.json"}
+        other = self.run_of_digest(opponent)
+        mean, std = self.returns(other), self.scatter(other)
+        figures = {"differenceMean": self.returns(run) - mean, "differenceStd": math.hypot(std, self.scatter(run))}
+        return {"digest": opponent, "mean": mean, "std": std, **figures}
+
     def _row(self, name: str, held: str | None) -> ReplicaRow:
         policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
         if policy is None or policy["digest"] not in self.lost - {held}:
@@ -317,7 +369,7 @@ class World:
         return ReplicaRow(name, held, policy["digest"], Problem("Missing", "there is no manifest.json"))
 
     def _supersede(self, job: Job) -> None:
-        is_of_another_spec = job.labels[names.LABEL_RUN] != spec_of(self.document).run
+        is_of_another_spec = job.labels[names.LABEL_RUN] != self.run
         is_recorded = any(revision["run"] == job.labels[names.LABEL_RUN] for revision in self.status.get("revisions", []))
         # A failed Job of the same run goes only where the user has mended what its pods are made from.
         if (is_of_another_spec or job.phase == "Failed") and not is_recorded and not job.deleting:
@@ -343,10 +395,9 @@ class World:
             self.ray_service["spec"]["serveConfigV2"] = config
 
 
-def verdict_of(world: World, run: str) -> str:
-    spec = spec_of(world.document)
-    lower = gate.lower_bound(world.returns(run), 1.0, spec.gate.episodes)
-    return "Pass" if lower >= spec.gate.min_return else "Fail"
+def run_of(seen: Observed) -> str:
+    """The run that an observed PolicyModel asks for."""
+    return replace(seen.spec, trigger=retraining.trigger(seen)).run
 
 
-__all__ = ["BAD_RETURN", "GOOD_RETURN", "SETTINGS", "World", "digest", "document", "replace", "verdict_of"]
+__all__ = ["BAD_RETURN", "GOOD_RETURN", "SETTINGS", "World", "digest", "document", "replace", "run_of"]

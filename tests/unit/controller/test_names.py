@@ -48,7 +48,7 @@ def test_the_run_of_the_example_is_pinned():
 
 
 def test_the_evaluation_of_the_example_is_pinned():
-    assert spec().evaluation(EXAMPLE_RUN) == EXAMPLE_EVALUATION
+    assert spec().looks(EXAMPLE_RUN)[0].id == EXAMPLE_EVALUATION
 
 
 @pytest.mark.parametrize("changes", NOT_OF_THE_RUN.values(), ids=NOT_OF_THE_RUN)
@@ -67,8 +67,8 @@ def test_a_field_that_trains_makes_another_run(changes):
     ids=["episodes", "seed", "threshold", "replicas"],
 )
 def test_an_evaluation_is_made_from_the_run_the_episodes_and_the_seed(changes, is_another):
-    assert (spec(**changes).evaluation(EXAMPLE_RUN) != EXAMPLE_EVALUATION) is is_another
-    assert spec().evaluation("another-run") != EXAMPLE_EVALUATION
+    assert (spec(**changes).looks(EXAMPLE_RUN)[0].id != EXAMPLE_EVALUATION) is is_another
+    assert spec().looks("another-run")[0].id != EXAMPLE_EVALUATION
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_children_are_named_after_their_owner_and_what_they_are_made_from():
 
 def test_the_longest_name_that_the_schema_takes_fits_into_every_childs_name():
     owner, spec_ = Owner("default", "a" * 40, "uid"), spec()
-    longest = [names.training_job(owner.name, spec_.run), names.evaluation_job(owner.name, spec_.evaluation(spec_.run))]
+    longest = [names.training_job(owner.name, spec_.run), names.evaluation_job(owner.name, spec_.looks(spec_.run)[0].id)]
     # A Job's name becomes a label's value of its pods: 63 characters.
     assert max(map(len, longest)) <= 63
     assert len(names.serve_service(resources.ray_service_name(owner, spec_))) <= 63

@@ -92,7 +92,7 @@ def training_job(seen: Observed, **more: Any) -> JobState:
 
 
 def evaluation_job(seen: Observed, **more: Any) -> JobState:
-    evaluation = more.pop("evaluation", seen.spec.evaluation(seen.spec.run))
+    evaluation = more.pop("evaluation", seen.spec.looks(seen.spec.run)[0].id)
     name = names.evaluation_job("cartpole", evaluation)
     return JobState(name, names.ROLE_EVALUATE, seen.spec.run, more.pop("phase", "Running"), evaluation, **more)
 
@@ -676,7 +676,7 @@ def test_revisions_count_on_after_the_history_was_cut():
 
 def test_a_revision_records_what_it_was_made_from():
     seen = fresh()
-    figures = {"id": seen.spec.evaluation(seen.spec.run), "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
+    figures = {"id": seen.spec.looks(seen.spec.run)[0].id, "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
     result = {"digest": "sha256:ab", "uri": "file:///b", "envSteps": 99, "trainedAt": "2026-01-01T00:00:00Z", "evaluation": figures}
     (revision,) = plan(replace(seen, jobs=(training_job(seen, phase="Succeeded", result=result, image="train:1"),))).status.revisions
     assert (revision.number, revision.digest, revision.uri, revision.run) == (1, "sha256:ab", "file:///b", seen.spec.run)
@@ -809,7 +809,7 @@ def replacing(**more: Any) -> JobState:
 
 
 def republished(found: str) -> dict[str, Any]:
-    evaluation = {"id": spec_of(document()).evaluation(RUN), "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
+    evaluation = {"id": spec_of(document()).looks(RUN)[0].id, "mean": 500, "std": 0, "episodes": 100, "seed": 1000}
     return {"digest": found, "uri": "file:///again", "evaluation": evaluation}
 
 

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 OWNER = Owner("default", "cartpole", "uid-1", 1)
 IMAGES = Images("train:1", "serve:1")
 REVISION = Revision(1, "sha256:" + "ab" * 32, "file:///storage/default/cartpole/bundles/" + "ab" * 32, "run-1")
+LOOK = spec_of(document()).looks(REVISION.run)[0]
 POLICY = {"uri": REVISION.uri, "digest": REVISION.digest, "revision": 1}
 
 
@@ -62,7 +63,7 @@ def manifests() -> dict[str, Any]:
     return {
         "training-job.yaml": resources.training_job(OWNER, example, SETTINGS, IMAGES),
         "training-job-full.yaml": resources.training_job(OWNER, full, SETTINGS, IMAGES),
-        "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION),
+        "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK),
         "claim.yaml": resources.claim(OWNER, example),
         "claim-full.yaml": resources.claim(OWNER, full),
         "ingress.yaml": resources.ingress(OWNER, example),
@@ -89,7 +90,7 @@ def test_no_builder_changes_what_it_is_given():
     before, example = copy.deepcopy(whole), spec_of(whole)
     for _ in range(2):
         resources.training_job(OWNER, example, SETTINGS, IMAGES)
-        resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION)
+        resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK)
         resources.claim(OWNER, example)
         resources.ingress(OWNER, example)
         resources.ray_service(OWNER, example, IMAGES)
@@ -166,7 +167,7 @@ def test_pods_that_share_a_claim_of_one_node_are_placed_together(pvc, affinity):
     changed = spec(storage__pvc=pvc)
     built = [
         resources.training_job(OWNER, changed, SETTINGS, IMAGES)["spec"]["template"],
-        resources.evaluation_job(OWNER, changed, SETTINGS, IMAGES, REVISION)["spec"]["template"],
+        resources.evaluation_job(OWNER, changed, SETTINGS, IMAGES, REVISION, LOOK)["spec"]["template"],
         resources.ray_service(OWNER, changed, IMAGES)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"],
     ]
     assert [pod["spec"].get("affinity") for pod in built] == [affinity] * 3
@@ -187,7 +188,7 @@ def test_the_allow_list_goes_to_both_jobs():
     settings = Settings("t", "s", entry_point_prefixes=("acme", "other.envs"))
     for job in (
         resources.training_job(OWNER, spec(), settings, IMAGES),
-        resources.evaluation_job(OWNER, spec(), settings, IMAGES, REVISION),
+        resources.evaluation_job(OWNER, spec(), settings, IMAGES, REVISION, LOOK),
     ):
         assert job["spec"]["template"]["spec"]["containers"][0]["args"][-4:] == [
             "--entry-point-prefix",

@@ -1,0 +1,161 @@
+"""The revisions of a PolicyModel: what is published, how it was evaluated, what the gate says of it, and who approved it.
+
+Pure. May not decide what is done: it says what is so, from the status and from what finished Jobs say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller import gate, names, resources
+from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
+
+# The history in the status; a run that has dropped out says its result again when it is asked for.
+REVISIONS_KEPT = 20
+
+
+def revisions(observed: Observed) -> tuple[Revision, ...]:
+    """The history: what the status recorded, and what finished Jobs and requests say that it has not recorded yet."""
+    history = list(observed.status.revisions)
+    for job in sorted(observed.jobs, key=lambda job: job.name):
+        if job.role == names.ROLE_TRAIN and job.result and _is_publication(job, job.result, history):
+            history.append(_revision(job, job.result, observed, 1 + max((revision.number for revision in history), default=0)))
+        if job.role == names.ROLE_EVALUATE and job.result:
+            history = [_evaluated(revision, job, job.result, observed) for revision in history]
+    approved = [with_approval(revision, observed) for revision in history]
+    # Only the run that the spec asks for is judged by the gate that the spec states; the others keep the verdict they got.
+    judged = [_judged(revision, observed) if revision.run == observed.spec.run else revision for revision in approved]
+    serving_now = observed.status.serving.revision if observed.status.serving else None
+    oldest_kept = len(judged) - REVISIONS_KEPT
+    return tuple(
+        revision
+        for index, revision in enumerate(judged)
+        if index >= oldest_kept or revision.run == observed.spec.run or revision.number == serving_now
+    )
+
+
+def newest(recorded: tuple[Revision, ...], run: str) -> Revision | None:
+    """The published policy of a run: where one was lost and made again otherwise, that."""
+    return next((revision for revision in reversed(recorded) if revision.run == run), None)
+
+
+def opponent(observed: Observed, candidate: Revision | None) -> str | None:
+    """The digest that the gate compares a policy with: the one that was last seen to serve, or that is told to.
+
+    Returns:
+        None where the gate does not compare, or there is nothing to compare with: nothing serves yet, or the policy itself does. So
+        a policy that the gate let through stays so: it is not measured against what it replaced for ever.
+    """
+    if observed.spec.gate.against_serving is None:
+        return None
+    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    serving = observed.status.serving.digest if observed.status.serving else told["digest"] if told else None
+    return None if candidate and candidate.digest == serving else serving
+
+
+def wanted_look(candidate: Revision, observed: Observed) -> Look | None:
+    """The evaluation that a policy still needs: the first, or the next one while the gate cannot tell; None where it has its verdict."""
+    looks = observed.spec.looks(candidate.run, opponent(observed, candidate))
+    evaluation = candidate.evaluation
+    if evaluation is None or not _is_asked_for(candidate, observed):
+        return looks[0]
+    if verdict(candidate, observed).outcome != "Inconclusive":
+        return None
+    return next((look for look in looks if look.episodes > evaluation.episodes), None)
+
+
+def verdict(candidate: Revision, observed: Observed) -> gate.Verdict:
+    """What the gate, as the spec states it, says of an evaluated policy."""
+    assert candidate.evaluation is not None
+    rules = observed.spec.gate
+    # What serves without anybody's word has been through its comparison; what serves by somebody's has not, and it stays told.
+    is_compared = opponent(observed, candidate) is not None or candidate.approval is not None
+    return gate.verdict(gate.judged(candidate.evaluation, rules), rules, is_compared=is_compared)
+
+
+def evaluation_of(result: Json) -> Evaluation:
+    """The figures that a finished Job tells, without what the gate makes of them."""
+    figures = result["evaluation"]
+    against = figures.get("against")
+    return Evaluation(
+        id=figures["id"],
+        mean=float(figures["mean"]),
+        std=float(figures["std"]),
+        episodes=int(figures["episodes"]),
+        seed=int(figures["seed"]),
+        against=_against(against) if against else None,
+    )
+
+
+def _against(figures: Json) -> Against:
+    if "problem" in figures:
+        return Against(figures["digest"], problem=figures["problem"])
+    mean, std = float(figures["mean"]), float(figures["std"])
+    return Against(figures["digest"], mean, std, float(figures["differenceMean"]), float(figures["differenceStd"]))
+
+
+def _is_publication(job: JobState, result: Json, history: list[Revision]) -> bool:
+    """Whether a result is news: the first of its run, or the bundle that replaces the one that was lost."""
+    last = newest(tuple(history), job.run)
+    return last is None or (job.replaces == last.digest and result["digest"] != last.digest)
+
+
+def _revision(job: JobState, result: Json, observed: Observed, number: int) -> Revision:
+    spec, last = observed.spec, observed.status.training
+    is_of_this_spec = job.run == spec.run
+    return Revision(
+        number=number,
+        digest=result["digest"],
+        uri=result["uri"],
+        run=job.run,
+        trained_at=result.get("trainedAt"),
+        image=job.image,
+        seed=spec.seed if is_of_this_spec else None,
+        env_steps=result.get("envSteps"),
+        parent=observed.status.serving.revision if observed.status.serving else None,
+        evaluation=evaluation_of(result) if result.get("evaluation") else None,
+        trigger=spec.trigger if is_of_this_spec else last.trigger if last and last.run == job.run else None,
+    )
+
+
+def _evaluated(revision: Revision, job: JobState, result: Json, observed: Observed) -> Revision:
+    """The revision with the figures of a Job, where they are those that it needs; an image of its user's may say any."""
+    if revision.run != observed.spec.run or (revision.run, revision.digest) != (job.run, result["digest"]):
+        return revision
+    look, evaluation = wanted_look(revision, observed), evaluation_of(result)
+    is_wanted = look is not None and job.evaluation == look.id and _look_of(evaluation) == look
+    return replace(revision, evaluation=evaluation) if is_wanted else revision
+
+
+def _judged(revision: Revision, observed: Observed) -> Revision:
+    if revision.evaluation is None:
+        return replace(revision, verdict=None)
+    evaluation = gate.judged(revision.evaluation, observed.spec.gate)
+    is_asked_for = _is_asked_for(revision, observed)
+    return replace(revision, evaluation=evaluation, verdict=verdict(revision, observed).outcome if is_asked_for else None)
+
+
+def with_approval(revision: Revision, observed: Observed) -> Revision:
+    """The revision with the approval that a request gives it."""
+    asked = observed.request(names.APPROVE)
+    if asked is None or asked.problem or asked.revision != revision.number:
+        return revision
+    return replace(revision, approval=Approval(asked.user, asked.field_manager, asked.time))
+
+
+def _is_asked_for(revision: Revision, observed: Observed) -> bool:
+    """Whether a revision was evaluated as the gate asks today; the figures come from an image that may be its user's.
+
+    What serves is asked for no comparison, and one that it has been through does no harm.
+    """
+    if revision.evaluation is None:
+        return False
+    found = _look_of(revision.evaluation)
+    if found not in observed.spec.looks(revision.run, found.against):
+        return False
+    serving = observed.status.serving
+    return found.against == opponent(observed, revision) or (serving is not None and serving.digest == revision.digest)
+
+
+def _look_of(evaluation: Evaluation) -> Look:
+    return Look(evaluation.id, evaluation.episodes, evaluation.seed, evaluation.against.digest if evaluation.against else None)

@@ -1,0 +1,38 @@
+"""What the parts of a plan are made of. May not decide anything by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller import resources
+from controller.model import Action, Condition, JobState, Observed, Problem
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the plan: what is found, what is done about it, and whether it is under way."""
+
+    finding: Condition
+    actions: tuple[Action, ...] = ()
+    under_way: str = ""
+    problem: Problem | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.finding.status == "True"
+
+
+def is_outdated(job: JobState, observed: Observed) -> bool:
+    """Whether a Job that does not get on was made before the user mended what its pods are made from. One that gets on is left alone."""
+    is_stuck = job.problem is not None or job.phase == "Failed"
+    return is_stuck and job.hash not in (None, resources.job_hash(observed.spec))
+
+
+def outdated_message(job: JobState) -> str:
+    why = f" ({job.problem.message})" if job.problem else ""
+    return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
+
+
+def short(digest: str) -> str:
+    """A digest for people."""
+    return digest[:19]
