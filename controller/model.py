@@ -158,6 +158,8 @@ class Spec:
     gate: GateSpec
     storage: StorageSpec
     serving: ServingSpec
+    rollout: RolloutSpec
+    served_revision: int | None = None
     image_pull_secrets: tuple[str, ...] = ()
     paused: bool = False
     trigger: Trigger | None = None
@@ -204,6 +206,52 @@ class Spec:
             seed = (seed + int(names.digest_of({"run": run, "against": against}), 16)) % SEEDS
         made_from = {"run": run, "seed": seed, **({"against": against} if against else {})}
         return tuple(Look(names.digest_of({**made_from, "episodes": episodes}), episodes, seed, against) for episodes in self.gate.looks)
+
+
+@dataclass(frozen=True)
+class RolloutStep:
+    """One step on the way to a new policy; `weight` is its share of the sessions in percent, 0 where it is only compared."""
+
+    weight: int
+    seconds: int
+
+
+@dataclass(frozen=True)
+class AnalysisSpec:
+    """By what a policy is stopped on its way.
+
+    Attributes:
+        max_error_ratio: of the requests that it is asked, those that the serving policy had to answer for.
+        max_latency_ratio: its mean time of an inference over that of the serving policy.
+        max_action_distance: total variation distance of the two distributions of actions, 0 to 1; None does not look at it.
+        max_return_regression: how far the mean of its episode returns may lie below, in units of return; None does not look at it.
+        min_requests: that it has to have answered before it goes on.
+        time_budget_ms: of one inference, beyond which a replica sets it aside at once.
+    """
+
+    confidence: float
+    max_error_ratio: float
+    max_latency_ratio: float
+    max_action_distance: float | None
+    max_return_regression: float | None
+    min_requests: int
+    time_budget_ms: int
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    strategy: Literal["Direct", "Canary", "Shadow"]
+    steps: tuple[RolloutStep, ...]
+    drain_s: int
+    progress_deadline_s: int
+    on_fail: Literal["Rollback", "Hold"]
+    analysis: AnalysisSpec
+
+    @property
+    def trial(self) -> str:
+        """What a policy has been tried by: after a change of it, one that failed is tried again."""
+        made_from = {"strategy": self.strategy, "steps": [vars(step) for step in self.steps], "analysis": vars(self.analysis)}
+        return names.digest_of({**made_from, "deadline": self.progress_deadline_s, "onFail": self.on_fail})
 
 
 @dataclass(frozen=True)
@@ -289,6 +337,16 @@ class Request:
 
 
 @dataclass(frozen=True)
+class RolloutEnd:
+    """How the rollout of a revision ended; `trial` says by which rules it was rolled out."""
+
+    outcome: Literal["Promoted", "RolledBack", "Aborted"]
+    trial: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Revision:
     """A published policy."""
 
@@ -305,6 +363,7 @@ class Revision:
     evaluation: Evaluation | None = None
     approval: Approval | None = None
     trigger: Trigger | None = None
+    rollout: RolloutEnd | None = None
 
     @property
     def is_approved(self) -> bool:
@@ -394,6 +453,46 @@ class RayServiceState:
 
 
 @dataclass(frozen=True)
+class CandidateRow:
+    """The candidate as one replica has it; `problem` is why it was not loaded, or set aside."""
+
+    digest: str
+    mode: str
+    weight: int
+    is_loaded: bool
+    is_set_aside: bool = False
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one policy did in a trial.
+
+    Attributes:
+        requests: that it was to answer; `errors`: those of them that the serving policy had to.
+        inference_s: of all its inferences together.
+        actions: of a Discrete space, how often each was chosen.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    inferences: int = 0
+    inference_s: float = 0.0
+    sessions: int = 0
+    actions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one replica has counted of both policies since it has the candidate; `compared` and `agreed` are those of a shadow."""
+
+    serving: Tally
+    candidate: Tally
+    compared: int = 0
+    agreed: int = 0
+
+
+@dataclass(frozen=True)
 class ReplicaRow:
     """What one replica says of itself; `manners`: how it answers, in the words of `user_config`, as far as its image tells."""
 
@@ -402,14 +501,26 @@ class ReplicaRow:
     error_digest: str | None = None
     error: Problem | None = None
     manners: Json = field(default_factory=dict)
+    candidate: CandidateRow | None = None
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Returns of the finished episodes that clients have reported; `mean` and `std` in units of return."""
+
+    episodes: int
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """What the replicas say, gathered by the one that was asked; `running` is how many Serve knows."""
+    """What the replicas say, gathered by the one that was asked; `running` is how many Serve knows, `returns` are by digest."""
 
     running: int
     rows: tuple[ReplicaRow, ...]
+    returns: Mapping[str, Returns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -453,6 +564,26 @@ class ServingStatus:
 
 
 @dataclass(frozen=True)
+class CandidateStatus:
+    """The revision that is being rolled out.
+
+    Attributes:
+        weight: percent of the sessions that it is to answer; 100 where it takes over.
+        step: counts from 1; `steps` is how many there are, 0 where it takes over at once.
+        since: when the replicas were told so; `held_since`: when all of them were seen to do so.
+    """
+
+    revision: int
+    digest: str
+    mode: Literal["Direct", "Canary", "Shadow"]
+    weight: int
+    step: int
+    steps: int
+    since: str
+    held_since: str | None = None
+
+
+@dataclass(frozen=True)
 class Status:
     """The status of a PolicyModel: the only memory there is between two reconciles."""
 
@@ -463,7 +594,7 @@ class Status:
     conditions: tuple[Condition, ...] = ()
     training: TrainingStatus | None = None
     serving: ServingStatus | None = None
-    candidate: Revision | None = None
+    candidate: CandidateStatus | None = None
     revisions: tuple[Revision, ...] = ()
     last_handled_requests: Mapping[str, str] = field(default_factory=dict)
 
@@ -594,11 +725,29 @@ def spec_of(document: Json) -> Spec:
     """
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
+    rollout, analysis = spec["rollout"], spec["rollout"]["analysis"]
     pvc, ingress, autoscaling = storage["pvc"], serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
         image_pull_secrets=tuple(secret["name"] for secret in spec["imagePullSecrets"]),
         paused=spec["paused"],
+        served_revision=spec.get("servedRevision"),
+        rollout=RolloutSpec(
+            strategy=rollout["strategy"],
+            steps=tuple(RolloutStep(step.get("weight", 0), step["seconds"]) for step in rollout.get("steps", ())),
+            drain_s=rollout["drainSeconds"],
+            progress_deadline_s=rollout["progressDeadlineSeconds"],
+            on_fail=rollout["onFail"],
+            analysis=AnalysisSpec(
+                confidence=analysis["confidence"],
+                max_error_ratio=analysis["maxErrorRatio"],
+                max_latency_ratio=analysis["maxLatencyRatio"],
+                max_action_distance=analysis.get("maxActionDistance"),
+                max_return_regression=analysis.get("maxReturnRegression"),
+                min_requests=analysis["minRequests"],
+                time_budget_ms=analysis["timeBudgetMilliseconds"],
+            ),
+        ),
         training=TrainingSpec(
             algorithm=training["algorithm"],
             image=training.get("image"),

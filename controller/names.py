@@ -31,8 +31,8 @@ LABEL_EVALUATION = f"{GROUP}/evaluation"
 ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_REPLACES = f"{GROUP}/replaces"
 # One-shot requests: `policymodel.dev/<verb>` holds {id, user, time, ...}, and `status.lastHandledRequests.<verb>` the id that was seen to.
-APPROVE, RETRAIN = "approve", "retrain"
-REQUESTS = (APPROVE, RETRAIN)
+APPROVE, RETRAIN, PROMOTE, ABORT = "approve", "retrain", "promote", "abort"
+REQUESTS = (APPROVE, RETRAIN, PROMOTE, ABORT)
 
 ROLE_TRAIN = "train"
 ROLE_EVALUATE = "evaluate"

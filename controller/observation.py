@@ -9,7 +9,22 @@ from datetime import datetime
 from typing import Any
 
 from controller import names
-from controller.model import ChildState, JobState, Json, Owner, Problem, Progress, RayServiceState, ReplicaRow, Replicas, Request
+from controller.model import (
+    CandidateRow,
+    ChildState,
+    JobState,
+    Json,
+    Owner,
+    Problem,
+    Progress,
+    RayServiceState,
+    ReplicaRow,
+    Replicas,
+    Request,
+    Returns,
+    Tally,
+    Trial,
+)
 
 # For some seconds after its creation no pod is scheduled yet, and that is no problem.
 SCHEDULING_GRACE_S = 15
@@ -188,13 +203,14 @@ def replicas(report: Json) -> Replicas:
 
     Raises:
         ReportUnusable: it is true and does not tell enough; the text says what is missing.
-        KeyError, TypeError: it is not such an answer.
+        KeyError, TypeError, ValueError, AttributeError: it is not such an answer.
     """
     if report["runningReplicas"] is None:
         raise ReportUnusable("Serve did not tell the asked replica in time how many replicas run")
     if not isinstance(report["runningReplicas"], int):
         raise TypeError("runningReplicas is a count")
-    return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]))
+    returns = {str(digest): _returns(told) for digest, told in (report.get("returns") or {}).items()}
+    return Replicas(report["runningReplicas"], tuple(_replica_row(row) for row in report["replicas"]), returns)
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -270,7 +286,57 @@ def _replica_row(row: Json) -> ReplicaRow:
     if not all(isinstance(text, str | None) for text in (row["replica"], serving.get("digest"), error.get("digest"))):
         raise TypeError("names and digests are text")
     problem = Problem(str(error["reason"]), str(error["message"])) if error else None
-    return ReplicaRow(row["replica"], serving.get("digest"), error.get("digest"), problem, manners)
+    candidate, trial = row.get("candidate"), row.get("trial")
+    return ReplicaRow(
+        replica=row["replica"],
+        digest=serving.get("digest"),
+        error_digest=error.get("digest"),
+        error=problem,
+        manners=manners,
+        candidate=_candidate_row(candidate) if candidate else None,
+        trial=_trial(trial) if trial else None,
+    )
+
+
+def _candidate_row(candidate: Json) -> CandidateRow:
+    error = candidate.get("error")
+    return CandidateRow(
+        digest=str(candidate["digest"]),
+        mode=str(candidate["mode"]),
+        weight=int(candidate["weight"]),
+        is_loaded=candidate["loaded"] is True,
+        is_set_aside=candidate.get("setAside") is True,
+        problem=Problem(str(error["reason"]), str(error["message"])) if error else None,
+    )
+
+
+def _trial(trial: Json) -> Trial:
+    shadow = trial.get("shadow") or {}
+    return Trial(
+        _tally(trial["serving"]), _tally(trial["candidate"]), _counted(shadow.get("compared", 0)), _counted(shadow.get("agreed", 0))
+    )
+
+
+def _tally(tally: Json) -> Tally:
+    counts = {name: _counted(tally[name]) for name in ("requests", "errors", "inferences", "sessions")}
+    actions = {str(action): _counted(count) for action, count in tally.get("actions", {}).items()}
+    return Tally(**counts, inference_s=_measured(tally["inferenceSeconds"]), actions=actions)
+
+
+def _returns(told: Json) -> Returns:
+    return Returns(_counted(told["episodes"]), _measured(told["mean"]), _measured(told["std"]))
+
+
+def _counted(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("a count is an integer of 0 or more")
+    return value
+
+
+def _measured(value: Any) -> float:
+    if not _is_number(value):
+        raise TypeError("what is measured is a finite number")
+    return float(value)
 
 
 def _ended(pod: Json, container: str) -> Json:

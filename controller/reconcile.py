@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, resources, retraining
+from controller import approving, history, names, resources, retraining, rollout, serving
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -20,19 +20,17 @@ from controller.model import (
     Delete,
     Images,
     JobState,
-    Json,
     Observed,
     Plan,
     Problem,
     Replicas,
     Revision,
-    ServingStatus,
     Settings,
     Spec,
     Status,
     TrainingStatus,
-    Unknown,
 )
+from controller.rollout import Rollout
 from controller.steps import Step, is_outdated, outdated_message, short
 
 ROLLING_OUT_S = 1.0
@@ -56,8 +54,9 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     storage = storing(observed, settings)
     trained = training(observed, settings, images, candidate, accepted, storage)
     approved = approving.approval(observed, settings, images, candidate, accepted)
-    target = _policy(candidate) if candidate and approved.is_done else incumbent(observed, recorded)
-    served = serving(observed, images, target)
+    wanted = rollout.rolled_out(observed, recorded, candidate if approved.is_done else None, serving.incumbent(observed, recorded))
+    recorded = rollout.recorded_end(recorded, wanted)
+    served = serving.served(observed, images, wanted)
     exposed = exposure(observed, settings)
 
     steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
@@ -65,9 +64,9 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     actions = (*(action for step in steps for action in step.actions), *stale)
     if observed.spec.paused:
         steps, actions = tuple(_paused(step) for step in steps), ()
-    status = _status(observed, settings, images, recorded, candidate, steps)
+    status = _status(observed, settings, images, recorded, wanted, steps)
     requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
-    events = (*retraining.events(observed, recorded), *statuses.events(observed.status, status))
+    events = (*retraining.events(observed, recorded), *rollout.events(observed, wanted), *statuses.events(observed.status, status))
     return Plan(status, actions, events, requeue_after_s)
 
 
@@ -81,7 +80,7 @@ def acceptance(observed: Observed, settings: Settings) -> Step:
             f"spec.environment.entryPoint: {entry_point} is not within the packages that this operator allows ({allowed}); "
             "its --entry-point-prefix (Helm: entryPointPrefixes) says which",
         )
-    rival = _older_rival(observed)
+    rival = serving.older_rival(observed)
     if rival:
         return _refused(
             "RayServiceInUse",
@@ -173,133 +172,6 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     return _untrained("Training", _progress_message(job), under_way="Training")
 
 
-def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None:
-    """The policy that goes on serving while there is no better one: what the RayService is told to serve, or, where the RayService
-    was lost, what was last seen to serve, or the newest approved revision."""
-    if observed.ray_service:
-        policy = resources.served_policy(observed.owner, observed.ray_service.serve_config)
-        if policy:
-            return policy
-    last = observed.status.serving
-    seen = next((revision for revision in recorded if last and revision.number == last.revision), None)
-    if seen is None and last and last.uri:
-        # The history may be lost, or cut, and with it what served.
-        return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
-    approved = [revision for revision in recorded if revision.is_approved]
-    return _policy(seen or (approved[-1] if approved else None))
-
-
-def serving(observed: Observed, images: Images, target: Json | None) -> Step:
-    """The RayService, and the policy that it is told to serve. Its finding is `Ready` but for what comes before it."""
-    spec, owner, live = observed.spec, observed.owner, observed.ray_service
-    name = resources.ray_service_name(owner, spec)
-    text = resources.serve_config(owner, spec, target, live.serve_config if live else "")
-    switch = Apply(resources.serve_config_patch(owner, spec, text), names.SERVE_FIELD_MANAGER)
-    if spec.serving.ray_service:
-        if live is None:
-            return _unready(
-                "RayServiceMissing", f"spec.serving.rayService: there is no RayService {name} in this namespace; create it", is_problem=True
-            )
-        if _older_rival(observed):
-            return _unready("RayServiceInUse", f"the RayService {name} is driven by another PolicyModel")
-    elif live is None:
-        return _unready(
-            "CreatingRayService",
-            f"there is no RayService yet; {name} is asked for",
-            (Apply(resources.ray_service(owner, spec, images)), switch),
-        )
-    elif live.foreign and not live.deleting:
-        return _unready(
-            "NameInUse", f"the RayService {name} belongs to somebody else; name it in spec.serving.rayService to adopt it", is_problem=True
-        )
-    if live.deleting:
-        after = "create it again when it is gone" if spec.serving.ray_service else "it is made anew when it is gone"
-        return _unready("RayServiceDeleting", f"the RayService {name} is being deleted; {after}", under_way="RollingOut")
-    if not spec.serving.ray_service and live.hash != resources.serving_hash(spec):
-        return _unready(
-            "SwitchingCluster",
-            f"the RayService {name} gets new pods: KubeRay builds a second cluster and switches to it",
-            (Apply(resources.ray_service(owner, spec, images)),),
-            under_way="RollingOut",
-        )
-    has_old_pods = not spec.serving.ray_service and live.pods_hash not in (None, live.hash)
-    if live.switching or has_old_pods:
-        # The serving cluster gets no new serveConfigV2 now (KubeRay), so a change of policy waits for the switch.
-        why = f": {live.problem.message}" if live.problem else ""
-        return _unready(
-            "SwitchingCluster",
-            f"KubeRay prepares a second cluster for {name}; the first one goes on serving{why}",
-            under_way="RollingOut",
-            problem=live.problem,
-        )
-    if spec.serving.ray_service and live.serve_config.strip() and not resources.parsed_serve_config(live.serve_config):
-        message = f"serveConfigV2 of the RayService {name} cannot be read; mend it, for there may be applications of others in it"
-        return _unready("ServeConfigUnreadable", message, is_problem=True)
-    neighbour = resources.route_neighbour(owner, spec, live.serve_config) if spec.serving.ray_service else None
-    if neighbour:
-        message = (
-            f"spec.serving.route: {spec.serving.route} is the route of the application {neighbour} in the RayService {name}; name another"
-        )
-        return _unready("RouteInUse", message, is_problem=True)
-    if spec.serving.ray_service and resources.is_name_taken(owner, live.serve_config):
-        message = (
-            f"the RayService {name} has an application {owner.name} that is not this PolicyModel's, and it would be overwritten; "
-            "rename one of the two"
-        )
-        return _unready("NameInUse", message, is_problem=True)
-    if resources.parsed_serve_config(live.serve_config) != resources.parsed_serve_config(text):
-        return _unready("RollingOut", _rollout_message(target, name), (switch,), under_way="RollingOut")
-    return replicas(observed, target)
-
-
-def replicas(observed: Observed, target: Json | None) -> Step:
-    """Whether every replica says that it serves the target."""
-    seen, wanted = observed.replicas, observed.spec.serving.replica_range
-    problem = observed.ray_service.problem if observed.ray_service else None
-    if target is None:
-        return _unready("NoPolicyYet", problem.message if problem else "the RayService waits for a first policy", problem=problem)
-    if problem and not isinstance(seen, Replicas):
-        return _unready(problem.reason, problem.message, problem=problem, under_way="RollingOut")
-    if seen is None:
-        return _unready("NoReplica", "no replica answers yet", under_way="RollingOut")
-    if isinstance(seen, Unknown):
-        return Step(
-            Condition(statuses.READY, "Unknown", "StatusUnknown", f"the replicas could not be asked: {seen.why}"), under_way="RollingOut"
-        )
-    refused = next(((row, row.error) for row in seen.rows if row.error and row.error_digest == target["digest"]), None)
-    ready = sum(row.digest == target["digest"] for row in seen.rows)
-    if refused:
-        row, error = refused
-        meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
-        message = f"the replica {row.replica} refuses {short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
-        if error.reason == "Missing" and not _mounts_the_claim(observed):
-            claim = resources.claim_name(observed.owner, observed.spec)
-            message += (
-                f". The RayService {observed.spec.serving.ray_service} mounts no claim {claim}: it has to, at {resources.STORAGE_PATH}"
-            )
-        return _unready("LoadFailed", message, is_problem=True, under_way="RollingOut")
-    manners = resources.manners(observed.spec)
-    # What a replica does not tell (its image is older) is taken as agreed.
-    behind = sum(any(row.manners.get(name, value) != value for name, value in manners.items()) for row in seen.rows)
-    if behind:
-        message = f"{_replicas(behind)} of {len(seen.rows)} still to take over {', '.join(manners)}"
-        return _unready("RollingOut", message, under_way="RollingOut")
-    if ready == len(seen.rows) == seen.running and ready in wanted:
-        return Step(
-            Condition(
-                statuses.READY,
-                "True",
-                "Serving",
-                f"revision {target['revision']} ({short(target['digest'])}) answers on {_replicas(ready)}",
-            )
-        )
-    return _unready(
-        "RollingOut",
-        f"revision {target['revision']} ({short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
-        under_way="RollingOut",
-    )
-
-
 def exposure(observed: Observed, settings: Settings) -> Step:
     """The Ingress."""
     done, live, owner = Step(Condition("Exposed", "True", "Exposed", "")), observed.ingress, observed.owner
@@ -335,11 +207,11 @@ def _status(
     settings: Settings,
     images: Images,
     recorded: tuple[Revision, ...],
-    candidate: Revision | None,
+    wanted: Rollout,
     steps: tuple[Step, ...],
 ) -> Status:
     accepted, _, trained, approved, served, _ = steps
-    ready = _ready(steps)
+    ready = _ready(steps, is_pinned=observed.spec.served_revision is not None)
     problem = next((step.problem for step in steps if step.problem), None)
     # What cannot be asked for a moment goes on as it was: a policy that served is not rolled out by that.
     was_rolling_out = served.finding.status != "Unknown" or observed.status.candidate is not None
@@ -356,12 +228,11 @@ def _status(
         else Condition(statuses.DEGRADED, "False", "AsExpected", "nothing is wrong")
     )
     conditions = statuses.dated(
-        [accepted.finding, trained.finding, approved.finding, availability(observed, recorded), ready, progressing, degraded],
+        [accepted.finding, trained.finding, approved.finding, serving.availability(observed, recorded), ready, progressing, degraded],
         observed.status,
         observed.now,
         observed.owner.generation,
     )
-    is_rolling_out = candidate is not None and approved.is_done and not served.is_done and was_rolling_out
     return Status(
         observed_generation=observed.owner.generation,
         phase=statuses.phase(conditions),
@@ -369,63 +240,22 @@ def _status(
         images=images,
         conditions=conditions,
         training=_training_status(observed),
-        serving=_serving_status(observed, recorded),
-        candidate=candidate if is_rolling_out else None,
+        serving=serving.serving_status(observed, recorded),
+        candidate=wanted.progress,
         revisions=recorded,
         last_handled_requests=retraining.handled(observed),
     )
 
 
-def _ready(steps: tuple[Step, ...]) -> Condition:
-    """True when what this generation asks for answers on every replica; else the first thing that stands in the way."""
-    _, _, trained, approved, served, exposed = steps
-    for step in (steps[0], trained, approved, served, exposed):
+def _ready(steps: tuple[Step, ...], *, is_pinned: bool) -> Condition:
+    """True when what this generation asks for answers on every replica; else the first thing that stands in the way. What is pinned is
+    asked for, whatever is trained meanwhile."""
+    accepted, _, trained, approved, served, exposed = steps
+    for step in (accepted, *(() if is_pinned else (trained, approved)), served, exposed):
         if not step.is_done:
             unknown = step.finding.status == "Unknown"
             return Condition(statuses.READY, "Unknown" if unknown else "False", step.finding.reason, step.finding.message)
     return served.finding
-
-
-def availability(observed: Observed, recorded: tuple[Revision, ...]) -> Condition:
-    """Whether an approved revision answers, whichever it is."""
-    seen = observed.replicas
-    if isinstance(seen, Unknown):
-        return Condition(statuses.AVAILABLE, "Unknown", "StatusUnknown", f"the replicas could not be asked: {seen.why}")
-    answering = [row for row in seen.rows if row.digest] if seen else []
-    if not answering:
-        return Condition(statuses.AVAILABLE, "False", "NoPolicy", "no replica has a policy to answer with")
-    known = {revision.digest: revision for revision in recorded}
-    ours = [row for row in answering if row.digest in known]
-    if not ours:
-        return Condition(statuses.AVAILABLE, "False", "UnknownPolicy", "a policy answers that this PolicyModel has not made")
-    digest = str(ours[0].digest)
-    return Condition(
-        statuses.AVAILABLE, "True", "PolicyAnswers", f"revision {known[digest].number} ({short(digest)}) answers on {_replicas(len(ours))}"
-    )
-
-
-def _serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> ServingStatus | None:
-    """What answers: while replicas differ, the policy that was serving until now, for as long as one of them holds it."""
-    seen, before = observed.replicas, observed.status.serving
-    if isinstance(seen, Unknown):
-        return before
-    digests = [row.digest for row in seen.rows if row.digest] if seen else []
-    if not seen or not digests:
-        # Nothing answers now; what did is remembered, for it is what serves again where the RayService is lost.
-        return replace(before, replicas_ready=0, replicas=0) if before else None
-    digest = before.digest if before and before.digest in digests else digests[0]
-    revision = next((revision for revision in reversed(recorded) if revision.digest == digest), None)
-    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
-    named = told["uri"] if told and told["digest"] == digest else None
-    known = before.uri if before and before.digest == digest else None
-    return ServingStatus(
-        digest=digest,
-        revision=revision.number if revision else None,
-        return_mean=revision.evaluation.mean if revision and revision.evaluation else None,
-        replicas_ready=digests.count(digest),
-        replicas=seen.running,
-        uri=revision.uri if revision else named or known,
-    )
 
 
 def _training_status(observed: Observed) -> TrainingStatus | None:
@@ -458,18 +288,12 @@ def _requeue_after_s(steps: tuple[Step, ...]) -> float:
 
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
     """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
-    if not _mounts_the_claim(observed):
+    if not serving.mounts_the_claim(observed):
         return False
     rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
-    return any(row.error and row.error.reason == "Missing" and row.error_digest == candidate.digest for row in rows)
-
-
-def _mounts_the_claim(observed: Observed) -> bool:
-    """Whether the pods of the RayService have the claim of the bundles, as far as is known; an adopted one is made by others."""
-    live = observed.ray_service
-    if observed.spec.serving.ray_service is None or live is None or live.claims is None:
-        return True
-    return resources.claim_name(observed.owner, observed.spec) in live.claims
+    errors = [(row.error_digest, row.error) for row in rows]
+    errors += [(row.candidate.digest, row.candidate.problem) for row in rows if row.candidate]
+    return any(digest == candidate.digest and error and error.reason == "Missing" for digest, error in errors)
 
 
 def _as_stored(observed: Observed) -> Spec:
@@ -477,20 +301,6 @@ def _as_stored(observed: Observed) -> Spec:
     spec, claim = observed.spec, observed.claim
     modes = claim.manifest.get("spec", {}).get("accessModes") if claim else None
     return replace(spec, storage=replace(spec.storage, access_modes=tuple(modes))) if modes else spec
-
-
-def _policy(revision: Revision | None) -> Json | None:
-    return {"uri": revision.uri, "digest": revision.digest, "revision": revision.number} if revision else None
-
-
-def _older_rival(observed: Observed) -> str | None:
-    """Who drives the RayService already: the PolicyModel that made it, or the one that named it first; of two of the same second, the
-    first by name."""
-    maker = next((rival.name for rival in observed.rivals if rival.is_maker), None)
-    if maker or observed.spec.serving.ray_service is None:
-        return maker
-    older = [rival.name for rival in observed.rivals if (rival.created, rival.name) < (observed.created, observed.owner.name)]
-    return min(older, default=None)
 
 
 def _is_within(entry_point: str, prefix: str) -> bool:
@@ -510,19 +320,6 @@ def _untrained(reason: str, message: str, actions: tuple[Action, ...] = (), *, u
     return Step(Condition(statuses.TRAINED, "False", reason, message), actions, under_way, problem)
 
 
-def _unready(
-    reason: str,
-    message: str,
-    actions: tuple[Action, ...] = (),
-    *,
-    under_way: str = "",
-    problem: Problem | None = None,
-    is_problem: bool = False,
-) -> Step:
-    found = Problem(reason, message) if is_problem else problem
-    return Step(Condition(statuses.READY, "False", reason, message), actions, under_way, found)
-
-
 def _progress_message(job: JobState) -> str:
     if job.progress is None:
         return f"the Job {job.name} is starting"
@@ -537,13 +334,3 @@ def _asked_for(spec: Spec) -> str:
         return "this spec"
     why = "a request" if spec.trigger.kind == "Request" else "the gate"
     return f"another training of this spec, which {why} has asked for (seed {spec.seed}),"
-
-
-def _rollout_message(target: Json | None, name: str) -> str:
-    if target is None:
-        return f"the RayService {name} is told its application"
-    return f"the RayService {name} is told to serve revision {target['revision']} ({short(target['digest'])})"
-
-
-def _replicas(number: int) -> str:
-    return f"{number} replica" + ("" if number == 1 else "s")

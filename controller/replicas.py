@@ -37,7 +37,15 @@ def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) ->
                 return observation.replicas(json.loads(_body(answer)))
     except observation.ReportUnusable as error:
         return Unknown(f"{url}: {error}") if has_endpoint else None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         return Unknown(f"{url}: {type(error).__name__}") if has_endpoint else None
 
 

@@ -246,20 +246,24 @@ def manners(spec: Spec) -> Json:
         "outOfBounds": serving.out_of_bounds,
         "maxBodyBytes": serving.max_body_bytes,
         "accessLog": serving.access_log,
+        "drainSeconds": spec.rollout.drain_s,
     }
 
 
-def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "") -> str:
+def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", candidate: Json | None = None) -> str:
     """The text of `serveConfigV2`: our application, and those of others that the live text holds.
 
     Args:
         policy: `{uri, digest, revision}` of the policy to serve, or None while there is no approved one.
+        candidate: the same with `mode`, `weight` and `timeBudgetMilliseconds`, of the policy that is tried beside it.
         live: the text as it stands; only an adopted RayService has applications of others in it.
     """
     serving, scale = spec.serving, spec.serving.autoscaling
     user_config = dict(manners(spec))
     if policy:
         user_config["serving"] = dict(policy)
+    if candidate:
+        user_config["candidate"] = dict(candidate)
     replicas: dict[str, Any] = {"num_replicas": serving.replicas}
     if scale:
         counted = {"policy_function": "app.autoscaling:RequestsPerSecond", "policy_kwargs": {"target": scale.target_requests_per_second}}
@@ -308,12 +312,23 @@ def parsed_serve_config(text: str) -> dict[str, Any]:
 
 def served_policy(owner: Owner, text: str) -> Json | None:
     """The policy `{uri, digest, revision}` that a live `serveConfigV2` asks for, if any; its revision is None where none is named."""
+    return _named_policy(owner, text, "serving")
+
+
+def tried_policy(owner: Owner, text: str) -> Json | None:
+    """The policy that a live `serveConfigV2` asks to be tried beside the one that serves, if any."""
+    return _named_policy(owner, text, "candidate")
+
+
+def _named_policy(owner: Owner, text: str, member: str) -> Json | None:
     for application in _objects(parsed_serve_config(text).get("applications")):
         for deployment in _objects(application.get("deployments")):
             if application.get("name") == owner.name and deployment.get("name") == names.DEPLOYMENT:
-                match deployment.get("user_config"):
-                    case {"serving": {"uri": str(), "digest": str()} as policy}:
-                        return {"revision": None, **policy}
+                config = deployment.get("user_config")
+                named: Any = config.get(member) if isinstance(config, dict) else None
+                match named:
+                    case {"uri": str(), "digest": str()}:
+                        return {"revision": None, **named}
     return None
 
 

@@ -47,10 +47,11 @@ def handled(observed: Observed) -> dict[str, str]:
 
 def events(observed: Observed, recorded: tuple[Revision, ...]) -> tuple[Event, ...]:
     """What is told of requests that this plan sees to."""
-    return tuple(_event(verb, observed, recorded) for verb in names.REQUESTS if observed.request(verb))
+    found = (_event(verb, observed, recorded) for verb in names.REQUESTS if observed.request(verb))
+    return tuple(event for event in found if event)
 
 
-def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Event:
+def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Event | None:
     asked = observed.request(verb)
     assert asked is not None
     annotation = names.request_annotation(verb)
@@ -58,6 +59,8 @@ def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Eve
         return Event("Warning", "RequestRefused", f"metadata.annotations: {annotation} {asked.problem}")
     if verb == names.RETRAIN:
         return Event("Normal", "RetrainRequested", f"{asked.user} asked for another training, from seed {observed.spec.seed}")
+    if verb != names.APPROVE:
+        return None  # told by the rollout, which knows whether there is one
     if not any(revision.number == asked.revision for revision in recorded):
         message = f"metadata.annotations: {annotation} names revision {asked.revision}, and status.revisions has none of that number"
         return Event("Warning", "RequestRefused", message)

@@ -13,6 +13,7 @@ from typing import Any
 from controller.model import (
     Against,
     Approval,
+    CandidateStatus,
     Condition,
     Evaluation,
     Event,
@@ -20,6 +21,7 @@ from controller.model import (
     Json,
     Progress,
     Revision,
+    RolloutEnd,
     ServingStatus,
     Status,
     TrainingStatus,
@@ -150,7 +152,7 @@ def document_of(status: Status) -> dict[str, Any]:
         )
         if serving
         else None,
-        "candidate": {"revision": status.candidate.number, "digest": status.candidate.digest} if status.candidate else None,
+        "candidate": _candidate_document(status.candidate) if status.candidate else None,
         "revisions": [_revision_document(revision) for revision in status.revisions],
         "lastHandledRequests": dict(status.last_handled_requests) or None,
     }
@@ -161,7 +163,7 @@ def status_of(document: Json) -> Status:
     """The status that the API holds; what an older operator did not write is taken as not known."""
     images, training, serving = document.get("images"), document.get("training"), document.get("serving")
     revisions = tuple(_revision_of(revision) for revision in document.get("revisions", []))
-    candidate = document.get("candidate", {}).get("revision")
+    candidate = document.get("candidate", {})
     return Status(
         observed_generation=document.get("observedGeneration", 0),
         phase=document.get("phase", ""),
@@ -189,9 +191,37 @@ def status_of(document: Json) -> Status:
         )
         if serving
         else None,
-        candidate=next((revision for revision in revisions if revision.number == candidate), None),
+        candidate=_candidate_of(candidate) if "since" in candidate else None,
         revisions=revisions,
         last_handled_requests=document.get("lastHandledRequests", {}),
+    )
+
+
+def _candidate_document(candidate: CandidateStatus) -> dict[str, Any]:
+    return _without_none(
+        {
+            "revision": candidate.revision,
+            "digest": candidate.digest,
+            "mode": candidate.mode,
+            "weight": candidate.weight,
+            "step": candidate.step,
+            "steps": candidate.steps,
+            "since": candidate.since,
+            "heldSince": candidate.held_since,
+        }
+    )
+
+
+def _candidate_of(document: Json) -> CandidateStatus:
+    return CandidateStatus(
+        revision=document["revision"],
+        digest=document["digest"],
+        mode=document["mode"],
+        weight=document["weight"],
+        step=document["step"],
+        steps=document["steps"],
+        since=document["since"],
+        held_since=document.get("heldSince"),
     )
 
 
@@ -260,13 +290,14 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "verdict": revision.verdict,
             "evaluation": _evaluation_document(revision.evaluation) if revision.evaluation else None,
             "approval": _approval_document(revision.approval) if revision.approval else None,
+            "rollout": vars(revision.rollout) if revision.rollout else None,
             "trigger": _trigger_document(revision.trigger),
         }
     )
 
 
 def _revision_of(document: Json) -> Revision:
-    evaluation, approval = document.get("evaluation"), document.get("approval")
+    evaluation, approval, rollout = (document.get(name) for name in ("evaluation", "approval", "rollout"))
     return Revision(
         number=document["number"],
         digest=document["digest"],
@@ -280,6 +311,7 @@ def _revision_of(document: Json) -> Revision:
         verdict=document.get("verdict"),
         evaluation=_evaluation_of(evaluation) if evaluation else None,
         approval=Approval(approval["user"], approval.get("fieldManager"), approval["time"]) if approval else None,
+        rollout=RolloutEnd(rollout["outcome"], rollout["trial"], rollout["reason"], rollout["message"]) if rollout else None,
         trigger=_trigger_of(document.get("trigger")),
     )
 

@@ -19,6 +19,7 @@ import yaml
 from controller import names, observation, reconcile, resources, retraining, schema
 from controller.model import (
     Action,
+    CandidateRow,
     Create,
     Delete,
     JobState,
@@ -30,6 +31,8 @@ from controller.model import (
     Replicas,
     Settings,
     Status,
+    Tally,
+    Trial,
     Unknown,
     spec_of,
 )
@@ -104,6 +107,11 @@ class World:
     pending_cluster: str | None = None
     active_hash: str | None = None
     rows: list[str | None] = field(default_factory=list)
+    # For each replica the candidate that it was told to try, and has loaded.
+    trying: list[dict[str, Any] | None] = field(default_factory=list)
+    # Bundles that no replica loads, and policies that fail half of what they are asked.
+    corrupt: set[str] = field(default_factory=set)
+    faulty: set[str] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     times: dict[str, int] = field(default_factory=dict)
@@ -187,7 +195,7 @@ class World:
                 switching=bool(self.active_cluster and self.pending_cluster),
                 pods_hash=self.active_hash,
             )
-        rows = tuple(self._row(f"replica-{index}", held) for index, held in enumerate(self.rows))
+        rows = tuple(self._row(index, held) for index, held in enumerate(self.rows))
         claim, ingress = copy.deepcopy(self.claim), copy.deepcopy(self.ingress)
         return Observed(
             now=self.now,
@@ -271,27 +279,32 @@ class World:
         """KubeRay gets on: a pending cluster becomes the active one, and the replicas are as many as the configuration asks for."""
         if self.ray_service is None:
             self.active_cluster = self.pending_cluster = self.active_hash = None
-            self.rows = []
+            self.rows, self.trying = [], []
             return
         if self.pending_cluster:
             self.active_cluster, self.pending_cluster = self.pending_cluster, None
             self.active_hash = self.ray_service["metadata"]["annotations"][names.ANNOTATION_HASH]
         applications = resources.parsed_serve_config(self.ray_service["spec"].get("serveConfigV2", "")).get("applications", [])
         if not applications:
-            self.rows = []
+            self.rows, self.trying = [], []
             return
         number = applications[0]["deployments"][0]["num_replicas"]
         policy = resources.served_policy(self.owner, self.ray_service["spec"]["serveConfigV2"])
         # A new replica loads before it answers; one that has a policy keeps it until it has loaded the next.
-        loaded = policy["digest"] if policy and policy["digest"] not in self.lost else None
+        loaded = policy["digest"] if policy and policy["digest"] not in self.lost | self.corrupt else None
         self.rows = [*self.rows[:number], *[loaded] * (number - len(self.rows))]
+        self.trying = [*self.trying[:number], *[None] * (number - len(self.trying))]
 
     def load(self) -> None:
         """One more replica takes what its configuration names."""
-        policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
-        behind = [index for index, held in enumerate(self.rows) if policy and policy["digest"] not in self.lost | {held}]
-        if behind:
-            self.rows[behind[0]] = policy["digest"]
+        text = self.ray_service["spec"].get("serveConfigV2", "") if self.ray_service else ""
+        policy, candidate = resources.served_policy(self.owner, text), resources.tried_policy(self.owner, text)
+        for index, held in enumerate(self.rows):
+            taken = policy["digest"] if policy and policy["digest"] not in self.lost | self.corrupt else held
+            tried = candidate if candidate and candidate["digest"] not in self.lost | self.corrupt else None
+            if (taken, tried) != (held, self.trying[index]):
+                self.rows[index], self.trying[index] = taken, tried
+                return
 
     def get_on(self) -> Any:
         """Everything gets on by one step, without faults, and is reconciled."""
@@ -362,11 +375,26 @@ class World:
         figures = {"differenceMean": self.returns(run) - mean, "differenceStd": math.hypot(std, self.scatter(run))}
         return {"digest": opponent, "mean": mean, "std": std, **figures}
 
-    def _row(self, name: str, held: str | None) -> ReplicaRow:
-        policy = resources.served_policy(self.owner, self.ray_service["spec"].get("serveConfigV2", "")) if self.ray_service else None
-        if policy is None or policy["digest"] not in self.lost - {held}:
-            return ReplicaRow(name, held)
-        return ReplicaRow(name, held, policy["digest"], Problem("Missing", "there is no manifest.json"))
+    def _row(self, index: int, held: str | None) -> ReplicaRow:
+        text = self.ray_service["spec"].get("serveConfigV2", "") if self.ray_service else ""
+        policy, candidate = resources.served_policy(self.owner, text), resources.tried_policy(self.owner, text)
+        error = self._refusal(policy["digest"]) if policy and policy["digest"] != held else None
+        tried = self.trying[index]
+        row = ReplicaRow(f"replica-{index}", held, policy["digest"] if policy and error else None, error)
+        if tried:
+            errors = 500 if tried["digest"] in self.faulty else 0
+            trial = Trial(Tally(requests=9000), Tally(requests=1000, errors=errors))
+            return replace(row, candidate=CandidateRow(tried["digest"], tried["mode"], tried["weight"], True), trial=trial)
+        problem = self._refusal(candidate["digest"]) if candidate else None
+        if candidate and problem:
+            refused = CandidateRow(candidate["digest"], candidate["mode"], candidate["weight"], False, problem=problem)
+            return replace(row, candidate=refused)
+        return row
+
+    def _refusal(self, digest: str) -> Problem | None:
+        if digest in self.corrupt:
+            return Problem("DigestMismatch", "policy.onnx is not what its digest names")
+        return Problem("Missing", "there is no manifest.json") if digest in self.lost else None
 
     def _supersede(self, job: Job) -> None:
         is_of_another_spec = job.labels[names.LABEL_RUN] != self.run
