@@ -6,6 +6,7 @@ import io
 import json
 import re
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from app import asgi, evaluate, replica, report, settings, stop, storage, train
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
-from controller.model import Images, Owner, Problem, ReplicaRow, Replicas, Revision, Settings, Spec, spec_of
+from controller.model import Against, Images, Owner, Problem, ReplicaRow, Replicas, Revision, Settings, Spec, Trigger, spec_of
 
 IMAGES = Images("train:1", "serve:1")
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -97,6 +98,26 @@ def test_the_evaluation_jobs_arguments_mean_the_same_to_the_app(tmp_path, monkey
     assert (digest, tuple(prefixes)) == (DIGEST, ("acme", "gymnasium.envs"))
     assert request == evaluate.EvaluationRequest(wanted.looks("run-1")[0].id, 12, 1000)
     assert result == {"digest": DIGEST, "evaluation": {"id": "e"}}
+
+
+def test_both_jobs_ask_for_a_comparison_alike(tmp_path, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(evaluate, "evaluated", lambda *given: asked.append(given) or {"id": "e"})
+    wanted, revision = spec(gate__againstServing={"maxRegression": 5}), Revision(3, DIGEST, "file:///b", "run-1")
+    first, second, *_ = wanted.looks("run-1", DIGEST)
+    evaluate.run(arguments(resources.evaluation_job(OWNER, wanted, here(tmp_path), IMAGES, revision, second), "app.evaluate"), report)
+    assert asked[0][2] == evaluate.EvaluationRequest(second.id, 200, second.seed, DIGEST)
+    job = resources.training_job(OWNER, wanted, here(tmp_path), IMAGES, against=DIGEST)
+    look = wanted.looks(wanted.run, DIGEST)[0]
+    assert train.parsed_run(arguments(job, "app.train")).evaluation == evaluate.EvaluationRequest(look.id, 100, look.seed, DIGEST)
+    assert look.seed not in (first.seed, wanted.gate.seed)
+
+
+def test_a_triggered_run_is_another_run_from_another_seed(tmp_path):
+    wanted = replace(spec(training__seed=2**31 - 1), trigger=Trigger("Request", spec().origin, "r1", 1))
+    run = train.parsed_run(arguments(resources.training_job(OWNER, wanted, here(tmp_path), IMAGES), "app.train"))
+    assert (run.id, run.task.seed) == (wanted.run, 0)
+    assert run.id != wanted.origin
 
 
 def test_the_settings_of_the_schema_are_those_that_the_app_takes():
@@ -289,6 +310,20 @@ def test_a_result_has_the_fields_that_the_controller_reads(tmp_path, monkeypatch
     summary = {name: record[name] for name in evaluate.SUMMARY}
     state = job_that_said(tmp_path, lambda said: {**RESULT, "evaluation": summary}, 0)
     assert state.result["evaluation"] == summary
+
+
+def test_a_comparison_of_the_app_is_one_to_the_controller(tmp_path):
+    from controller import history
+
+    ours, theirs = [evaluate.Episode(7, 1.0, 1), evaluate.Episode(8, 3.0, 3)], [evaluate.Episode(7, 2.0, 2), evaluate.Episode(8, 2.0, 2)]
+    against = evaluate._against(DIGEST, ours, theirs)
+    told = {name: against[name] for name in evaluate.SUMMARY_AGAINST if name in against}
+    figures = {"id": "e", "episodes": 2, "seed": 7, "mean": 2.0, "std": 1.0}
+    state = job_that_said(tmp_path, lambda said: {**RESULT, "evaluation": {**figures, "against": told}}, 0)
+    assert history.evaluation_of(state.result).against == Against(DIGEST, 2.0, 0.0, 0.0, pytest.approx(2**0.5))
+    failed = {**figures, "against": {"digest": DIGEST, "problem": "Missing: it is gone"}}
+    state = job_that_said(tmp_path, lambda said: {**RESULT, "evaluation": failed}, 0)
+    assert history.evaluation_of(state.result).against == Against(DIGEST, problem="Missing: it is gone")
 
 
 def test_an_error_of_the_app_is_a_problem_to_the_controller(tmp_path):

@@ -101,6 +101,12 @@ GOOD = {
     "an integer that is written as a fraction": text(("spec.training.seed", 1.0)),
     "an integer where a number is asked for": text((f"{CONFIG}.lr", 1)),
     "a negative threshold": text(("spec.gate.minReturn", -0.5)),
+    "a comparison in units of return": text(("spec.gate.againstServing", {"maxRegression": 0})),
+    "a comparison in standard deviations": text(("spec.gate.againstServing", {"maxRegressionStd": 0.5, "confidence": 0.999})),
+    "the least confidence": text(("spec.gate.againstServing", {"maxRegression": 12.5, "confidence": 0.5})),
+    "every field of the gate": text(
+        ("spec.gate", {"minReturn": 1, "episodes": 10, "maxEpisodes": 10, "onFail": "Retrain", "maxRetrains": 1, "seed": 0})
+    ),
     "the longest name": text(name="a" * 40),
     "1e-3": replaced("lr: 0.001", "lr: 1e-3"),
     "1E2 episodes": replaced("minReturn: 475", "minReturn: 475\n    episodes: 1E2"),
@@ -143,6 +149,14 @@ BAD = {
     "a negative seed": text(("spec.training.seed", -1)),
     "a seed of 32 bits": text(("spec.training.seed", 2**31)),
     "too few episodes": text(("spec.gate.episodes", 9)),
+    "a comparison without a margin": text(("spec.gate.againstServing", {"confidence": 0.9})),
+    "a comparison with both margins": text(("spec.gate.againstServing", {"maxRegression": 1, "maxRegressionStd": 1})),
+    "a negative margin": text(("spec.gate.againstServing", {"maxRegression": -1})),
+    "a confidence of chance": text(("spec.gate.againstServing", {"maxRegression": 1, "confidence": 0.49})),
+    "a confidence of 1": text(("spec.gate.againstServing", {"maxRegression": 1, "confidence": 1})),
+    "fewer episodes at most than at first": text(("spec.gate.maxEpisodes", 99)),
+    "another way of failing": text(("spec.gate.onFail", "Ignore")),
+    "no retrains": text(("spec.gate.maxRetrains", 0)),
     "too many replicas": text(("spec.serving.replicas", 51)),
     "no replicas": text(("spec.serving.replicas", 0)),
     "replicas beside autoscaling": text(("spec.serving.autoscaling", {"max": 3, "targetRequestsPerSecond": 10})),
@@ -313,7 +327,8 @@ NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and
 @pytest.mark.parametrize("path", NUMBERS)
 def test_every_number_is_bounded_but_for_returns(path):
     node = FIELDS[path]
-    assert {"minimum", "maximum"} <= set(node) or path in (".spec.training.stop.episodeReturnMean", ".spec.gate.minReturn")
+    returns = (".spec.training.stop.episodeReturnMean", ".spec.gate.minReturn", ".spec.gate.againstServing.maxRegression")
+    assert {"minimum", "maximum"} <= set(node) or path in returns
 
 
 @pytest.mark.parametrize("path", NUMBERS)

@@ -159,11 +159,15 @@ class World:
     def run_of_digest(self, wanted: str) -> str:
         return next(run for run in self.origins if wanted in self.digests(run))
 
-    def may_be_served(self, run: str, seen: Observed) -> bool:
-        """Whether the gate may let a policy through, by what it is worth in truth, or somebody has approved it."""
+    def has_approval(self, run: str, seen: Observed) -> bool:
+        """Whether somebody has approved a policy, whatever the gate says of it."""
         asked = seen.request(names.APPROVE)
         revisions = [revision for revision in seen.status.revisions if revision.run == run]
-        if any(revision.approval or (asked and asked.revision == revision.number) for revision in revisions):
+        return any(revision.approval or (asked and asked.revision == revision.number) for revision in revisions)
+
+    def may_be_served(self, run: str, seen: Observed) -> bool:
+        """Whether the gate may let a policy through, by what it is worth in truth, or somebody has approved it."""
+        if self.has_approval(run, seen):
             return True
         rules, last = seen.spec.gate, seen.status.serving
         told = resources.served_policy(seen.owner, seen.ray_service.serve_config) if seen.ray_service else None
@@ -243,7 +247,8 @@ class World:
         """One reconcile; the process dies after `stop_after` actions, if given."""
         seen = seen or self.observe()
         for run in self.published:
-            if self.origins[run] == seen.spec.origin and self.may_be_served(run, seen):
+            is_of_this_spec = self.origins[run] == seen.spec.origin
+            if self.has_approval(run, seen) or (is_of_this_spec and self.may_be_served(run, seen)):
                 self.approved.update(self.digests(run))
         self.watch(seen)
         plan = reconcile.plan(seen, SETTINGS)

@@ -85,6 +85,7 @@ class Planner(RuleBasedStateMachine):
         self.world.ask(names.RETRAIN)
 
     @rule()
+    @precondition(lambda self: self._is_on_record())
     def delete_the_ray_service(self) -> None:
         self.world.ray_service = None
         self.world.kuberay()
@@ -167,6 +168,11 @@ class Planner(RuleBasedStateMachine):
         for name in [name for name, job in self.world.jobs.items() if job.phase == "Failed"]:
             self._ask_again(name)
         self.world.settle()
+
+    def _is_on_record(self) -> bool:
+        """Whether a status names what was last served: else, without the RayService, nobody could know it."""
+        recorded = {revision["digest"] for revision in self.world.status.get("revisions", [])}
+        return set(self.world.served[-1:]) - {""} <= recorded
 
     def _keepable(self) -> list[str]:
         return sorted(self.world.published - self.lost_once)

@@ -1,6 +1,7 @@
 """Small real trainings: what they say, publish and refuse."""
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -48,12 +49,14 @@ def test_an_evaluation_with_a_new_id_is_played_without_training(cartpole: Any, t
     assert again.last["result"]["evaluation"]["episodes"] == 2
 
 
-def test_an_evaluation_is_repeatable_and_its_record_has_every_episode(cartpole: Any, said: Callable[..., Any]) -> None:
+def test_an_evaluation_is_repeatable_and_its_record_has_every_episode(cartpole: Any, storage: Storage, said: Callable[..., Any]) -> None:
     digest = cartpole.said.last["result"]["digest"]
     request = json.dumps({"id": "e3", "episodes": 3, "seed": 5})
-    played = said("app.evaluate", "--storage", cartpole.storage.uri, "--digest", digest, "--evaluation", request)
+    # Where no record is: what is recorded would not be played again.
+    shutil.copytree(cartpole.storage.bundles(), storage.bundles())
+    played = said("app.evaluate", "--storage", storage.uri, "--digest", digest, "--evaluation", request)
     first = json.loads(cartpole.storage.evaluation("e1").read_bytes())
-    third = json.loads(cartpole.storage.evaluation("e3").read_bytes())
+    third = json.loads(storage.evaluation("e3").read_bytes())
     assert played.last["result"]["evaluation"]["mean"] == first["mean"]
     assert first["rows"] == third["rows"]
     assert [row["seed"] for row in first["rows"]] == [5, 6, 7]

@@ -344,9 +344,7 @@ def test_what_the_gate_has_found_survives_the_api_server():
     world.ask(names.RETRAIN)
     world.settle()
     status = status_of(world.status)
-    assert status.revisions[1].approval
-    assert status.revisions[1].evaluation.against
-    assert status.training.trigger
+    assert all([status.revisions[1].approval, status.revisions[1].evaluation.against, status.training.trigger])
     assert document_of(status) == world.status
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fakes.world import document
 
 from controller import names, resources
-from controller.model import Owner, Spec, spec_of
+from controller.model import Owner, Spec, Trigger, spec_of
 
 EXAMPLE_RUN = "3691641952"
 EXAMPLE_EVALUATION = "22f122a329"
@@ -98,6 +100,25 @@ def test_what_is_the_same_in_json_has_the_same_hash(one, other):
 )
 def test_what_differs_in_json_has_another_hash(one, other):
     assert names.digest_of(one) != names.digest_of(other)
+
+
+COMPARED = Spec.looks(spec(gate__againstServing={"maxRegression": 1}), EXAMPLE_RUN, "sha256:a")
+
+
+def test_a_comparison_is_made_from_the_incumbent_too_and_not_from_the_margin():
+    asked = spec(gate__againstServing={"maxRegression": 2, "confidence": 0.9})
+    assert asked.looks(EXAMPLE_RUN, "sha256:a") == COMPARED
+    assert asked.looks(EXAMPLE_RUN, "sha256:b")[0].id != COMPARED[0].id
+    assert asked.looks(EXAMPLE_RUN)[0].id == EXAMPLE_EVALUATION
+    assert len({look.id for look in COMPARED}) == 3
+
+
+def test_a_run_that_was_triggered_is_named_by_its_trigger_and_leaves_the_first_its_name():
+    first, other = Trigger("Request", EXAMPLE_RUN, "a", 1), Trigger("Request", EXAMPLE_RUN, "b", 1)
+    runs = {replace(spec(), trigger=trigger).run for trigger in (None, first, other)}
+    assert len(runs) == 3
+    assert replace(spec(), trigger=first).origin == EXAMPLE_RUN
+    assert replace(spec(), trigger=replace(first, number=7)).run in runs
 
 
 def test_children_are_named_after_their_owner_and_what_they_are_made_from():

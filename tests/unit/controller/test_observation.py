@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from controller import observation
-from controller.model import Owner, Problem, Progress, ReplicaRow, Replicas
+from controller.model import Owner, Problem, Progress, ReplicaRow, Replicas, Request
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -469,3 +469,71 @@ def test_an_answer_that_is_no_report_is_refused(report):
 )
 def test_a_line_is_an_object_or_nothing(line, wanted):
     assert observation.parsed(line) == wanted
+
+
+ASKED = {"id": "r1", "user": "alice", "time": "2026-01-01T12:00:00Z"}
+
+
+def annotated(text: str, verb: str = "approve", **metadata: Any) -> Any:
+    return observation.requests({"annotations": {f"policymodel.dev/{verb}": text}, **metadata}).get(verb)
+
+
+def test_a_request_is_read_with_all_that_it_claims():
+    assert annotated(json.dumps({**ASKED, "revision": 3})) == Request("r1", "alice", "2026-01-01T12:00:00Z", None, 3)
+    assert annotated(json.dumps(ASKED), "retrain") == Request("r1", "alice", "2026-01-01T12:00:00Z")
+
+
+def test_the_program_that_wrote_a_request_is_the_one_that_the_api_server_has_noted_last():
+    fields = {"f:metadata": {"f:annotations": {".": {}, "f:policymodel.dev/approve": {}}}}
+    managed = [
+        {"manager": "kubectl-annotate", "time": "2026-01-01T11:00:00Z", "fieldsV1": fields},
+        {"manager": "kubectl-policymodel", "time": "2026-01-01T12:00:00Z", "fieldsV1": fields},
+        {"manager": "argocd", "time": "2026-01-01T13:00:00Z", "fieldsV1": {"f:metadata": {"f:annotations": {"f:else": {}}}}},
+        {"manager": "policymodel-operator", "time": "2026-01-01T14:00:00Z", "fieldsV1": {"f:status": {}}},
+    ]
+    asked = annotated(json.dumps({**ASKED, "revision": 3}), managedFields=managed)
+    assert asked.field_manager == "kubectl-policymodel"
+
+
+UNREADABLE = {
+    "no JSON": "yes",
+    "nothing": "",
+    "no object": "[1]",
+    "no id": json.dumps({"user": "a", "time": "2026-01-01T12:00:00Z", "revision": 1}),
+    "nobody": json.dumps({**ASKED, "user": "", "revision": 1}),
+    "a user as long as a novel": json.dumps({**ASKED, "user": "a" * 254, "revision": 1}),
+    "a number for an id": json.dumps({**ASKED, "id": 1, "revision": 1}),
+    "no revision": json.dumps(ASKED),
+    "a revision that is text": json.dumps({**ASKED, "revision": "1"}),
+    "a revision that is true": json.dumps({**ASKED, "revision": True}),
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_request_that_cannot_be_read_says_why_and_has_an_id_all_the_same(text):
+    asked = annotated(text)
+    assert asked.problem
+    assert asked.id == annotated(text).id
+
+
+def test_without_annotations_nothing_is_asked():
+    assert observation.requests({}) == {}
+
+
+COMPARED = {"id": "e", "episodes": 100, "seed": 5, "mean": 1.0, "std": 0.0}
+COMPARISONS = {
+    "figures": ({"digest": "d", "mean": 1, "std": 0, "differenceMean": 0.5, "differenceStd": 0}, True),
+    "a problem": ({"digest": "d", "problem": "it is gone"}, True),
+    "no digest": ({"problem": "it is gone"}, False),
+    "a problem that is none": ({"digest": "d", "problem": 5}, False),
+    "half of the figures": ({"digest": "d", "mean": 1, "std": 0}, False),
+    "no number": ({"digest": "d", "mean": 1, "std": 0, "differenceMean": float("nan"), "differenceStd": 0}, False),
+    "text": ("d", False),
+}
+
+
+@pytest.mark.parametrize(("against", "is_one"), COMPARISONS.values(), ids=COMPARISONS)
+def test_a_comparison_is_read_only_where_it_is_whole(against, is_one):
+    result = {**RESULT, "evaluation": {**COMPARED, "against": against}}
+    found = seen(job(ended("Complete")), pod(state=terminated(said({"result": result}))))
+    assert (found.result is not None) is is_one
