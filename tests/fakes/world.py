@@ -328,6 +328,9 @@ class World:
         for _ in range(rounds):
             before = (json.dumps(self.status, sort_keys=True), len(self.created))
             last = [*last[-1:], self.get_on()]
+            is_held = self.document["spec"]["paused"] or self.condition("Degraded")["status"] == "True"
+            if "candidate" in self.status and not is_held:
+                continue  # a step takes its time
             if len(last) == 2 and not last[-1].actions and before == (json.dumps(self.status, sort_keys=True), len(self.created)):
                 return last
         raise AssertionError(f"still busy after {rounds} rounds: {last[-1].actions} {self.status}")

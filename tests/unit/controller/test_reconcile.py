@@ -14,6 +14,7 @@ import yaml
 from fakes.world import SETTINGS, World, digest, document
 
 from controller import names, reconcile, resources
+from controller import serving as serving_step
 from controller.model import (
     Action,
     Apply,
@@ -32,6 +33,7 @@ from controller.model import (
     Unknown,
     spec_of,
 )
+from controller.rollout import Rollout
 
 BROKEN = Problem("Broken", "it is broken")
 
@@ -611,7 +613,9 @@ def test_adoption_does_not_overwrite_an_application_of_somebody_else_that_has_ou
 
 def test_an_adopted_ray_service_on_its_way_out_is_not_promised_to_come_back():
     seen = adopting(OTHERS)
-    step = reconcile.serving(replace(seen, ray_service=replace(seen.ray_service, deleting=True)), Images("train:1", "serve:1"), None)
+    step = serving_step.served(
+        replace(seen, ray_service=replace(seen.ray_service, deleting=True)), Images("train:1", "serve:1"), Rollout(None)
+    )
     assert step.actions == ()
     assert step.finding.message == "the RayService shared is being deleted; create it again when it is gone"
 
