@@ -118,6 +118,7 @@ class World:
     created: list[str] = field(default_factory=list)
     superseded: int = 0
     served: list[str] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
     approved: set[str] = field(default_factory=set)
     unreachable: bool = False
     seeds: dict[str, int] = field(default_factory=dict)
@@ -418,6 +419,8 @@ class World:
         self.ray_service["spec"]["serveConfigV2"] = manifest["spec"]["serveConfigV2"]
         policy = resources.served_policy(self.owner, manifest["spec"]["serveConfigV2"])
         self.served.append(policy["digest"] if policy else "")
+        candidate = resources.tried_policy(self.owner, manifest["spec"]["serveConfigV2"])
+        self.tried |= {candidate["digest"]} if candidate else set()
 
     def _apply_ray_service(self, manifest: dict[str, Any]) -> None:
         live = self.ray_service

@@ -5,6 +5,7 @@ The numbers are those of the invariants in docs/architecture.md.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from fakes.world import SETTINGS, World, run_of
@@ -12,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from controller import names, reconcile
-from controller.model import Create, Observed, Replicas, spec_of
+from controller import names, reconcile, resources
+from controller.model import Apply, Create, Observed, Plan, Replicas, spec_of
 
 # Odd ones train badly, and the returns of 4 scatter so that the gate has to look more than once.
 SEEDS = st.sampled_from([0, 1, 2, 3, 4])
@@ -32,6 +33,16 @@ CHANGES = st.fixed_dictionaries(
         "storage__deletionPolicy": st.sampled_from(["Delete", "Retain"]),
         "training__backoffLimit": st.sampled_from([0, 5]),
         "paused": st.booleans(),
+        "servedRevision": st.integers(1, 4),
+        "rollout": st.sampled_from(
+            [
+                {"progressDeadlineSeconds": 20},
+                {"strategy": "Canary", "steps": [{"weight": 10, "seconds": 10}, {"weight": 50, "seconds": 0}]},
+                {"strategy": "Canary", "steps": [{"weight": 5, "seconds": 0}, {"weight": 10, "seconds": 5}, {"weight": 90, "seconds": 5}]},
+                {"strategy": "Canary", "steps": [{"weight": 30, "seconds": 20}], "onFail": "Hold", "progressDeadlineSeconds": 20},
+                {"strategy": "Shadow", "steps": [{"seconds": 10}]},
+            ]
+        ),
     },
 )
 
@@ -83,6 +94,10 @@ class Planner(RuleBasedStateMachine):
     @rule()
     def ask_for_another_training(self) -> None:
         self.world.ask(names.RETRAIN)
+
+    @rule(verb=st.sampled_from([names.PROMOTE, names.ABORT]))
+    def end_a_rollout(self, verb: str) -> None:
+        self.world.ask(verb)
 
     @rule()
     @precondition(lambda self: self._is_on_record())
@@ -153,6 +168,12 @@ class Planner(RuleBasedStateMachine):
     def a_replica_loads(self) -> None:
         self.world.load()
 
+    @rule(data=st.data(), is_faulty=st.booleans())
+    @precondition(lambda self: self.world.published)
+    def a_policy_turns_out_bad(self, data: st.DataObject, is_faulty: bool) -> None:
+        run = data.draw(st.sampled_from(sorted(self.world.published)))
+        (self.world.faulty if is_faulty else self.world.corrupt).add(self.world.digests(run)[-1])
+
     @rule(unreachable=st.booleans())
     def the_network(self, unreachable: bool) -> None:
         self.world.unreachable = unreachable
@@ -185,7 +206,9 @@ class Planner(RuleBasedStateMachine):
         if plan.status.condition("Ready") and plan.status.condition("Ready").status == "True":
             held = {row.digest for row in seen.replicas.rows}
             assert len(held) == 1, "5: Ready is claimed only of what every replica said"
-            assert held <= set(self.world.digests(run_of(seen))), "5: Ready is claimed only of what every replica said"
+            pinned = {revision.digest for revision in seen.status.revisions if revision.number == seen.spec.served_revision}
+            asked_for = pinned if seen.spec.served_revision else set(self.world.digests(run_of(seen)))
+            assert held <= asked_for, "5: Ready is claimed only of what every replica said"
             assert len(seen.replicas.rows) == seen.spec.serving.replicas
         if seen.spec.paused:
             assert not plan.actions
@@ -198,6 +221,31 @@ class Planner(RuleBasedStateMachine):
         if plan.status.condition("Approved").status == "True":
             assert self.world.may_be_served(run_of(seen), seen), "approved, and it may not be served"
 
+        self._check_rollout(seen, plan)
+
+    def _check_rollout(self, seen: Observed, plan: Plan) -> None:
+        """No step is left out, in whatever state the planner finds the RayService."""
+        switch = next(
+            (action for action in plan.actions if isinstance(action, Apply) and action.field_manager == names.SERVE_FIELD_MANAGER), None
+        )
+        live = seen.ray_service.serve_config if seen.ray_service else ""
+        before, tried = resources.served_policy(seen.owner, live), resources.tried_policy(seen.owner, live)
+        if switch is None or before is None:
+            return
+        rules, text = seen.spec.rollout, switch.manifest["spec"]["serveConfigV2"]
+        after, candidate = resources.served_policy(seen.owner, text), resources.tried_policy(seen.owner, text)
+        assert after, "4: what serves goes on serving"
+        weights = [step.weight for step in rules.steps]
+        if after["digest"] != before["digest"] and rules.strategy != "Direct":
+            went_through = tried and (tried["digest"], tried["mode"], tried["weight"]) == (after["digest"], rules.strategy, weights[-1])
+            goes_back = seen.status.serving and after["digest"] == seen.status.serving.digest
+            by_word = seen.request(names.PROMOTE) or seen.spec.served_revision
+            assert went_through or goes_back or by_word, "a policy took over before it went through every step"
+        if candidate and tried and (candidate["digest"], candidate["mode"]) == (tried["digest"], tried["mode"]):
+            nexts = {above for below, above in pairwise(weights) if below == tried["weight"]}
+            lower = {weight for weight in weights if weight <= tried["weight"]}
+            assert candidate["weight"] in nexts | lower | {weights[0]}, "the weight jumped past a step"
+
     @invariant()
     def at_most_one_training_lives(self) -> None:
         live = [job for job in self.world.jobs.values() if job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN and job.phase == "Running"]
@@ -206,7 +254,7 @@ class Planner(RuleBasedStateMachine):
     @invariant()
     def only_approved_policies_are_served_and_one_is_never_taken_away(self) -> None:
         served = self.world.served
-        assert set(served) - {""} <= self.world.approved, "an unapproved policy is served"
+        assert (set(served) | self.world.tried) - {""} <= self.world.approved, "an unapproved policy is served"
         first = next((index for index, held in enumerate(served) if held), len(served))
         assert "" not in served[first:], "4: what serves goes on serving"
 
@@ -219,11 +267,17 @@ class Planner(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever has happened, the world comes to rest where the spec points, and a good spec heals it."""
         failed = {name for name, job in self.world.jobs.items() if job.phase == "Failed"}
+        self.world.corrupt.clear()
+        self.world.faulty.clear()
         for plan in [self.world.settle()[-1]]:
             assert not plan.actions, "1: no more writes"
         for name in failed & set(self.world.jobs):
             self._ask_again(name)
         self._turn_to(2)
+        if self.world.condition("Ready")["reason"] in ("RolledBack", "Aborted"):
+            # It failed by these rules, and is not tried again before somebody says so.
+            self.world.ask(names.PROMOTE)
+            self.world.settle()
         if self.world.condition("Ready")["status"] != "True":
             # It was asked to train this spec again, and got a worse policy.
             assert self.world.status["training"]["trigger"]["kind"] == "Request", f"7: a good spec heals: {self.world.status}"
