@@ -108,6 +108,6 @@ class Desk:
 
     def __init__(self, serving: Serving | None, **manners: Any) -> None:
         self.serving = serving
-        self.leaving = None
+        self.rollout = None
         self.manners = Manners("/route", **manners)
         self.meter = Meter()
