@@ -23,7 +23,7 @@ from app.rollout import Rollout, pin_of
 
 BODY_BYTES = 1024 * 1024
 OVERLOAD_RETRY_S = 1
-REWARDS = "/v1/rewards"
+REWARDS = "/v1/rewards"  # the only path beside those of policies that is posted to
 
 JSON = (b"content-type", b"application/json")
 PROBLEM_JSON = (b"content-type", b"application/problem+json")

@@ -183,6 +183,8 @@ def openapi_paths(below: str, name: str, answer_headers: dict[str, Any]) -> dict
         "outputs": {"type": "array", "items": {"type": "object"}},
     }
     given = _members({"model_name": {"type": "string"}, "model_version": {"type": "string"}, "outputs": {"type": "array", "items": sent}})
+    # Its `decision_id` is there while a candidate is tried or decisions are logged.
+    given["properties"]["parameters"] = {"type": "object", "properties": {"decision_id": {"type": "string"}}}
     ready, named = _members({"ready": {"type": "boolean"}}), f"/v2/models/{name}"
     told = {
         "/v2": ("Server metadata", _members({"name": {"type": "string"}, "version": {"type": "string"}, "extensions": texts}), (405,)),

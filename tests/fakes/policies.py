@@ -13,6 +13,7 @@ from app.asgi import Manners
 from app.bundle import Bundle
 from app.meter import Meter
 from app.policy import Policy
+from app.rewards import Report, Rewards
 
 BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": [-4.8, None, -0.5, None], "high": [4.8, None, 0.5, None]}
 NESTED = {
@@ -111,3 +112,10 @@ class Desk:
         self.rollout = None
         self.manners = Manners("/route", **manners)
         self.meter = Meter()
+        self.rewards = Rewards()
+
+    def rewarded(self, report: Report, pin: str) -> str | None:
+        digest = report.policy_of(pin, [] if self.serving is None else [self.serving.policy.digest])
+        if digest is not None:
+            self.rewards.add(report, digest)
+        return digest
