@@ -272,12 +272,12 @@ def test_there_is_no_return_without_an_episode(play: Play) -> None:
 
 
 def test_several_episodes_run_beside_one_another_over_the_same_connections() -> None:
-    with policy_server(Reply(), Reply(headers={"x-policy-digest": "sha256:" + "b" * 64}), Reply()) as server:
-        with PolicyClient(server.url) as client:
-            one, two = client.episode("one"), client.episode("two")
-            for episode in (one, two, one, two):
-                episode.act(OBSERVATION)
-            client.act(OBSERVATION)
+    replies = [Reply(), Reply(headers={"x-policy-digest": "sha256:" + "b" * 64}), Reply()]
+    with policy_server(*replies) as server, PolicyClient(server.url) as client:
+        one, two = client.episode("one"), client.episode("two")
+        for episode in (one, two, one, two):
+            episode.act(OBSERVATION)
+        client.act(OBSERVATION)
     sent = [(asked.headers.get("x-session-id"), asked.headers.get("x-policy-pin", "")[7:8]) for asked in server.asked]
     assert sent == [("one", ""), ("two", ""), ("one", "a"), ("two", "b"), (None, "")]
     assert server.connections == 1
