@@ -59,11 +59,13 @@ class World:
         await self.holder.first_attempt()
 
     def begin(self, i: int) -> None:
-        self.episodes[i].begin(f"{i}")
+        self.episodes[i].begin(None)
         self.seen[i] = set()
 
     def ask(self, i: int) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in self.episodes[i].headers().items()]
+        # Every other client tells no session, only its pin: chance decides for the first answer, and for no further one.
+        sent = {name: value for name, value in self.episodes[i].headers().items() if i % 2 == 0 or name == "x-policy-pin"}
+        headers = [(name.encode(), value.encode()) for name, value in sent.items()]
         rollout = self.holder.rollout
         serving = self.holder.serving if rollout is None else rollout.chosen(headers).serving
         self.episodes[i].saw(serving.policy.digest)
