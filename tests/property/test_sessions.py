@@ -25,7 +25,7 @@ changes = st.one_of(
     st.tuples(st.just("replace"), st.none()),
     st.tuples(st.just("roll back"), st.none()),
 )
-histories = st.lists(st.one_of(asks, asks, asks, begins, changes), min_size=5, max_size=60)
+histories = st.lists(st.one_of(asks, asks, asks, begins, changes), min_size=20, max_size=80)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ class World:
         self.holder = PolicyHolder("r1")
         self.storage = storage
         self.digests = digests
-        self.serving, self.candidate = digests[0], ""
-        self.mode, self.weight = "Canary", 10
+        self.serving, self.candidate = digests[:2]
+        self.mode, self.weight = "Canary", 50
         self.episodes = [Episode(None) for _ in range(SESSIONS)]
         self.seen: list[set[str]] = [set() for _ in range(SESSIONS)]
         for i in range(SESSIONS):
