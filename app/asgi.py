@@ -156,13 +156,14 @@ class PolicyApp:
             Problem: see `Serving.answer`.
         """
         chosen = rollout.chosen(scope["headers"])
-        if chosen.serving is not rollout.serving:
+        serving = chosen[0]
+        if serving is not rollout.serving:
             try:
-                return answer(chosen.serving, body, rollout.witness(chosen, chosen.serving))
+                return answer(serving, body, rollout.witness(chosen, serving))
             except Problem as problem:
                 if problem.status != 500:
                     raise
-                rollout.tell_failure(chosen.serving, problem)
+                rollout.tell_failure(serving, problem)
         return answer(rollout.serving, body, rollout.witness(chosen, rollout.serving))
 
     def _acted(self, serving: Serving | None, body: bytes, witness: Witness | None) -> Answer:

@@ -19,6 +19,7 @@ import orjson
 from app.acting import Question, Serving
 from app.policy import Decision
 from app.rewards import Report
+from app.shadow import bytes_of
 
 FILE_BYTES = 16 * 1024 * 1024
 TOTAL_BYTES = 1024 * 1024 * 1024
@@ -51,9 +52,9 @@ def parsed_log_terms(log: Any) -> LogTerms | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True)
 class Entry:
-    """One decision, as it was made; it is put into words when it is written."""
+    """One decision, as it was made; it is put into words when it is written. Not frozen, for it is made for each request."""
 
     time_s: float
     decision_id: str
@@ -126,8 +127,7 @@ class DecisionLog:
 
     def decided(self, decision_id: str, session: bytes, serving: Serving, question: Question, decision: Decision) -> None:
         """Takes note of a decision."""
-        size = sum(array.nbytes for array in question.observations)
-        self._add(Entry(time.time(), decision_id, session, serving, question, decision), size)
+        self._add(Entry(time.time(), decision_id, session, serving, question, decision), bytes_of(question))
 
     def rewarded(self, report: Report, digest: str | None) -> None:
         """Takes note of a reward."""

@@ -259,10 +259,7 @@ class PolicyHolder:
                 trial.close()
                 self.trial = trial = None
         is_plain = trial is None and not self._leaving and self._log is None
-        self.rollout = None if is_plain else Rollout(serving, self._leaving, trial, self._log, self._next_id)
-
-    def _next_id(self) -> str:
-        return f"{self._replica}-{next(self._decisions):x}"
+        self.rollout = None if is_plain else Rollout(serving, self._leaving, trial, self._log, self._replica, self._decisions)
 
     async def _bring_in(self, wanted: Wanted) -> None:
         for pause_s in itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1])):

@@ -8,7 +8,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from app.acting import Question, Serving
@@ -30,18 +30,8 @@ def pin_of(headers: RequestHeaders) -> bytes:
     return next((value for name, value in headers if name == PIN), b"")
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The policy that is to answer a request.
-
-    Attributes:
-        session: that the request is of; empty where it says none.
-        hashed: of that session; None without one, or without a trial.
-    """
-
-    serving: Serving
-    session: bytes
-    hashed: int | None
+# The policy that is to answer a request, the session that it is of (empty where it says none), and the hash of that where a trial needs it.
+Chosen = tuple[Serving, bytes, int | None]
 
 
 class Rollout:
@@ -52,17 +42,25 @@ class Rollout:
         leaving: those that were replaced, by their digests.
         trial: of a candidate.
         log: of decisions.
-        next_id: names the next decision of this replica.
+        replica: whose decisions these are.
+        numbers: of its decisions.
     """
 
     def __init__(
-        self, serving: Serving, leaving: Mapping[str, Serving], trial: Trial | None, log: DecisionLog | None, next_id: Callable[[], str]
+        self,
+        serving: Serving,
+        leaving: Mapping[str, Serving],
+        trial: Trial | None,
+        log: DecisionLog | None,
+        replica: str,
+        numbers: Iterator[int],
     ) -> None:
         self.serving = serving
         self._pinned = {each.policy.digest.encode(): each for each in (*leaving.values(), serving)}
         self._trial = trial
         self._log = log
-        self._next_id = next_id
+        self._replica = replica
+        self._numbers = numbers
         self._told: set[str] = set()
 
     def chosen(self, headers: RequestHeaders) -> Chosen:
@@ -74,12 +72,13 @@ class Rollout:
             elif name == SESSION:
                 session = value
         trial = self._trial
-        hashed = trial.hash_of(session) if trial is not None and session else None
-        serving = self._pinned.get(pin) if pin else None
+        if trial is None:
+            return self._pinned.get(pin, self.serving), session, None
+        hashed = trial.hash_of(session) if session else None
+        serving = self._pinned.get(pin)
         if serving is None:
-            is_candidate = trial is not None and trial.is_open and (pin == trial.pin or trial.takes(hashed))
-            serving = trial.candidate if trial is not None and is_candidate else self.serving
-        return Chosen(serving, session, hashed)
+            serving = trial.candidate if trial.is_open and (pin == trial.pin or trial.takes(hashed)) else self.serving
+        return serving, session, hashed
 
     def tell_failure(self, serving: Serving, problem: Problem) -> None:
         """Logs that a policy failed and another one answers; once for each policy, the rest is counted."""
@@ -89,20 +88,30 @@ class Rollout:
 
     def witness(self, chosen: Chosen, serving: Serving) -> "TrialWitness | None":
         """What looks at a policy's decision for a request; None where nothing has to."""
-        trial = self._trial
-        if trial is not None and serving is not trial.candidate and serving is not self.serving:
-            trial = None  # a leaving policy is not what the candidate is compared with
-        if self._trial is None and self._log is None:
+        trial, log = self._trial, self._log
+        if trial is None and log is None:
             return None
-        return TrialWitness(serving, chosen, trial, self._log, f"{serving.id_prefix}-{self._next_id()}")
+        _, session, hashed = chosen
+        # A leaving policy is not what the candidate is compared with.
+        counting = trial if trial is not None and (serving is trial.candidate or serving is self.serving) else None
+        decision_id = f"{serving.id_prefix}-{self._replica}-{next(self._numbers):x}"
+        return TrialWitness(serving, session, hashed, counting, log, decision_id)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TrialWitness:
-    """Counts and logs one decision; an `app.acting.Witness`."""
+    """Counts and logs one decision; an `app.acting.Witness`. Made for each request, so it is not frozen: that would cost as much again.
+
+    Attributes:
+        serving: the policy that decides.
+        session: that the request is of; `hashed`: its hash, where a trial needs it.
+        trial: that counts the decision.
+        log: that keeps it.
+    """
 
     serving: Serving
-    chosen: Chosen
+    session: bytes
+    hashed: int | None
     trial: Trial | None
     log: DecisionLog | None
     decision_id: str
@@ -114,9 +123,9 @@ class TrialWitness:
             app.trial.Unsound: a candidate decided what is no answer. Else whatever the policy raises.
         """
         if self.trial is not None:
-            decision = self.trial.decided(self.serving, question, self.chosen.hashed)
+            decision = self.trial.decided(self.serving, question, self.hashed)
         else:
             decision = question.put_to(self.serving.policy)
         if self.log is not None:
-            self.log.decided(self.decision_id, self.chosen.session, self.serving, question, decision)
+            self.log.decided(self.decision_id, self.session, self.serving, question, decision)
         return decision

@@ -14,22 +14,22 @@ import numpy as np
 
 from app.acting import Question
 from app.policy import Decision, Policy
-from app.soundness import agreements, flaw_of
+from app.soundness import Soundness, agreements
 from app.spaces import Arrays
-from app.tally import RAISED, Tally
+from app.tally import RAISED, Tally, has_counted_actions
 
-WAITING = 512
+WAITING = 1024
 WAITING_BYTES = 8 * 1024 * 1024
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 # Pauses are so many times as long as the work.
 REST = 9
 # More than this in one inference would hold memory, and gains nothing.
 JOINED_OBSERVATIONS = 1024
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True)
 class Answered:
-    """What the serving policy was asked, and decided."""
+    """What the serving policy was asked, and decided. Made for each request, so it is not frozen: that would cost as much again."""
 
     question: Question
     decision: Decision
@@ -52,11 +52,13 @@ class Outcome:
 
     Attributes:
         tally: of the candidate, for this part alone.
+        soundness: of its decisions.
         compared, agreed: observations.
         timed: processor time in seconds and observations of each inference that answers one request.
     """
 
     tally: Tally
+    soundness: Soundness
     compared: int = 0
     agreed: int = 0
     timed: list[tuple[float, int]] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Shadow:
         if question.state is not None:
             # A recurrent state is the serving policy's own: only the beginnings of episodes can be compared.
             return
-        size = sum(array.nbytes for array in question.observations)
+        size = bytes_of(question)
         if self._is_over or len(self._waiting) >= WAITING or self._waiting_bytes + size > WAITING_BYTES:
             self.dropped += len(question.observations[0])
             return
@@ -117,12 +119,19 @@ class Shadow:
         asyncio.get_running_loop().call_later(max(PAUSE_S, REST * seconds), self._begin)
 
 
+def bytes_of(question: Question) -> int:
+    """How much memory its observations hold."""
+    observations = question.observations
+    return observations[0].nbytes if len(observations) == 1 else sum(array.nbytes for array in observations)
+
+
 def decided_by(policy: Policy, answered: Sequence[Answered]) -> tuple[Outcome, float]:
     """What a policy does with what another one answered, and the processor time of it in seconds.
 
     The first request is asked alone, as the serving policy was: that is measured. The others are joined, which costs a tenth.
     """
-    began, outcome = time.thread_time(), Outcome(Tally(policy.digest))
+    began = time.thread_time()
+    outcome = Outcome(Tally(policy.digest, has_counted_actions(policy.action_space)), Soundness(policy.action_space))
     first, *others = answered
     alone = [first, *(one for one in others if not one.is_plain)]
     joined = [one for one in others if one.is_plain]
@@ -160,12 +169,12 @@ def _ask_alone(policy: Policy, one: Answered, outcome: Outcome) -> None:
     seconds = time.thread_time() - began
     tally.took(seconds, one.count)
     outcome.timed.append((seconds, one.count))
-    flaw = flaw_of(policy.action_space, decision, one.count)
+    flaw = outcome.soundness.flaw_of(decision, one.count)
     if flaw is not None:
         tally.failures[flaw] += 1
         return
     ours, theirs = (_likeliest(policy, one.question, each) for each in (decision, one.decision))
-    tally.acted(policy.action_space, decision.actions[0])
+    tally.acted(decision.actions[0])
     outcome.compared += one.count
     outcome.agreed += agreements(policy.action_space, ours, theirs)
 
@@ -178,11 +187,11 @@ def _ask_joined(policy: Policy, part: Sequence[Answered], outcome: Outcome) -> b
         decision = policy.decide(observations)
     except Exception:  # noqa: BLE001  see `_ask_alone`, which is asked next
         return False
-    if flaw_of(policy.action_space, decision, count) is not None:
+    if outcome.soundness.flaw_of(decision, count) is not None:
         return False
     theirs = tuple(np.concatenate(leaves) for leaves in zip(*(one.decision.actions for one in part), strict=True))
     outcome.tally.requests += len(part)
-    outcome.tally.acted(policy.action_space, decision.actions[0])
+    outcome.tally.acted(decision.actions[0])
     outcome.compared += count
     outcome.agreed += agreements(policy.action_space, decision.actions, theirs)
     return True

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from app.spaces import Array, Space
-from app.spaces import Discrete as DiscreteSpace
+from app.spaces import Array, Discrete, Space
 
 # Reasons why an answer is counted against a policy, beside those of `app.soundness`.
 RAISED = "Raised"
@@ -45,21 +44,28 @@ class Distinct:
         return len(self._kept) * (HASH_SPACE // self._limit)
 
 
+def has_counted_actions(space: Space) -> bool:
+    """Whether the actions of a space are counted one by one."""
+    return isinstance(space, Discrete) and space.n <= MOST_ACTIONS
+
+
 @dataclass
 class Tally:
     """What one policy did.
 
     Attributes:
         digest: of the policy.
+        counts_actions: see `has_counted_actions`.
         requests: that were decided for it, those that it failed included.
         failures: of those, what was not given to the client, by reason.
         inferences, inference_s, observations: what it was asked, and the processor time that this took. A replica's loop is one thread, and
             so is an inference: what else the machine does is not in it.
         sessions: that it was asked in.
-        actions: by value, of a Discrete space of at most `MOST_ACTIONS`.
+        actions: by value.
     """
 
     digest: str
+    counts_actions: bool = False
     requests: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     inferences: int = 0
@@ -74,14 +80,9 @@ class Tally:
         self.inference_s += seconds
         self.observations += observations
 
-    def acted(self, space: Space, actions: Array) -> None:
-        """Counts actions.
-
-        Args:
-            space: of all actions.
-            actions: of its first leaf, shape (batch, ...).
-        """
-        if not isinstance(space, DiscreteSpace) or space.n > MOST_ACTIONS:
+    def acted(self, actions: Array) -> None:
+        """Counts actions, of shape (batch,) where they are counted."""
+        if not self.counts_actions:
             return
         if len(actions) == 1:
             self.actions[int(actions[0])] += 1

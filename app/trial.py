@@ -11,8 +11,8 @@ from app.bundle import BundleRefused
 from app.meter import Sample
 from app.policy import Decision, Policy
 from app.shadow import Outcome, Shadow
-from app.soundness import flaw_of
-from app.tally import HASH_SPACE, RAISED, SLOW, Tally
+from app.soundness import Soundness
+from app.tally import HASH_SPACE, RAISED, SLOW, Tally, has_counted_actions
 
 CANARY = "Canary"
 SHADOW = "Shadow"
@@ -62,10 +62,11 @@ class Trial:
         self.candidate = candidate
         self.terms = terms
         self.set_aside: SetAside | None = None
-        self.serving_tally = Tally(serving.policy.digest)
-        self.candidate_tally = Tally(candidate.policy.digest)
+        self.serving_tally = Tally(serving.policy.digest, has_counted_actions(serving.policy.action_space))
+        self.candidate_tally = Tally(candidate.policy.digest, self.serving_tally.counts_actions)
         self.compared = 0
         self.agreed = 0
+        self._soundness = Soundness(candidate.policy.action_space)
         self.shadow = Shadow(candidate.policy, self._shadowed)
         self.pin = candidate.policy.digest.encode()
         self._hashing = hashlib.blake2b(self.pin, digest_size=8)
@@ -114,13 +115,15 @@ class Trial:
         seconds = time.thread_time() - began
         tally.took(seconds, count)
         if is_candidate:
-            flaw = flaw_of(serving.policy.action_space, decision, count) or (SLOW if self._takes_too_long(seconds, count) else None)
+            flaw = self._soundness.flaw_of(decision, count)
+            if seconds > self.terms.budget_s and self._takes_too_long(seconds, count):
+                flaw = flaw or SLOW
             if flaw is not None:
                 tally.failures[flaw] += 1
                 raise Unsound(flaw)
         elif self.terms.mode == SHADOW and self.set_aside is None:
             self.shadow.offer(question, decision)
-        tally.acted(serving.policy.action_space, decision.actions[0])
+        tally.acted(decision.actions[0])
         return decision
 
     def put_aside(self, seconds: float) -> None:
@@ -132,7 +135,7 @@ class Trial:
     def compare_with(self, serving: Serving) -> None:
         """Takes note of the policy that serves from now on: another one is counted anew."""
         if self.serving_tally.digest != serving.policy.digest:
-            self.serving_tally = Tally(serving.policy.digest)
+            self.serving_tally = Tally(serving.policy.digest, self.candidate_tally.counts_actions)
 
     def figures(self) -> dict[str, Any]:
         """What the status tells of it."""
@@ -147,9 +150,7 @@ class Trial:
         self.shadow.close()
 
     def _takes_too_long(self, seconds: float, observations: int) -> bool:
-        """Whether an inference took longer than it may; the candidate is set aside then."""
-        if seconds <= self.terms.budget_s:
-            return False
+        """Whether an inference that is over the budget took longer than it may; the candidate is set aside then."""
         usual = self.serving_tally
         if observations > 1 and seconds <= PATIENCE * observations * usual.inference_s / max(1, usual.observations):
             return False
@@ -160,7 +161,7 @@ class Trial:
         self.candidate_tally.add(outcome.tally)
         self.compared += outcome.compared
         self.agreed += outcome.agreed
-        if any(self._takes_too_long(seconds, count) for seconds, count in outcome.timed):
+        if any(seconds > self.terms.budget_s and self._takes_too_long(seconds, count) for seconds, count in outcome.timed):
             self.candidate_tally.failures[SLOW] += 1
 
 
