@@ -1,18 +1,16 @@
-"""What a rollout costs those who are answered meanwhile: one server, measured with and without a candidate in turn, on this machine.
+"""What a rollout costs those who are answered meanwhile, on this machine: `python -m benchmarks.serve.rollout`.
 
-    python -m benchmarks.serve.rollout
-
-What counts are the ratios to the server without a candidate, each against the measurement before and after it; absolute figures are the
-machine's. Server and generator share all cores. Both policies are networks of two layers of 64, which answer alike.
+Servers with and without a candidate are up together and are measured in turn, in another order each round, so that what else the machine
+does meets them alike. What counts are the ratios to the server without one. Servers and generator share all cores. Both policies are
+networks of two layers of 64.
 """
 
 import argparse
-import json
+import contextlib
+import random
 import statistics
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +26,9 @@ from benchmarks.serve.load import Cell, Request, measured_load
 from benchmarks.serve.processes import running, wait_for_answer
 from benchmarks.serve.targets import OBSERVATION, ROUTE, World, ours, own_body
 
-LIMIT_S = 60.0
-# HAProxy reloads after a change and closes its connections one after another, which the generator would take for failures.
-SETTLE_S = 2.0
+START_S = 180.0
 HIDDEN = 64
-ROLLOUTS: dict[str, dict[str, Any]] = {
-    "canary 10 %": {"candidate": {"mode": "Canary", "weight": 10}},
-    "canary 50 %": {"candidate": {"mode": "Canary", "weight": 50}},
-    "shadow": {"candidate": {"mode": "Shadow"}},
-    "decision log": {"decisionLog": {}},
-}
+ALONE = "alone"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,42 +36,64 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.serve.rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N")
+    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="of one measurement")
     parser.add_argument("--connections", type=int, default=8, metavar="N")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp", ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
         directory = Path(folder)
-        storage = open_storage(file_uri(directory / "storage"))
-        serving, candidate = (published_network(storage, name) for name in ("serving", "candidate"))
-        world = World(directory, storage.bundle_uri(serving), serving, directory)
-        launch = ours(world, "ours", 1)
-        request = Request(launch.port, ROUTE, own_body(1))
-        with running(launch, directory / "log") as process:
-            wait_for_answer(launch, process, launch.port, ROUTE, request.body, directory / "log", 180)
-            ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ROLLOUTS}
-            for _ in range(arguments.rounds):
-                for name, rollout in ROLLOUTS.items():
-                    named = {"uri": storage.bundle_uri(candidate), "digest": candidate, "revision": 2}
-                    given = {"candidate": {**named, **rollout["candidate"]}} if "candidate" in rollout else {}
-                    given |= {"decisionLog": {"directory": str(directory / "decisions")}} if "decisionLog" in rollout else {}
-                    cells = []
-                    for config in ({}, given, {}):
-                        follow(directory / "ours.yaml", launch.port, config)
-                        cells.append(measured_load(request, arguments.connections, arguments.seconds))
-                    ratios[name].append(ratio(cells[1], (cells[0], cells[2])))
-                    print(name, *(f"{cell.requests_per_s:.0f}/s p99 {p99_s(cell) * 1e3:.2f} ms" for cell in cells), sep="   ", flush=True)
-    for name, found in ratios.items():
-        throughput, tail = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"{name:>13}: throughput {throughput:.2f}, p99 {tail:.2f} of that without (medians of {len(found)})")
+        requests = {name: _started(stack, directory, name, rollout) for name, rollout in _rollouts(directory).items()}
+        cells: dict[str, list[Cell]] = {name: [] for name in requests}
+        for number in range(arguments.rounds):
+            for name in random.Random(number).sample(list(requests), len(requests)):
+                cell = measured_load(requests[name], arguments.connections, arguments.seconds)
+                if cell.failures:
+                    raise RuntimeError(f"{cell.failures} requests to {name} failed")
+                cells[name].append(cell)
+    for name, measured in cells.items():
+        rate, tail = statistics.median(cell.requests_per_s for cell in measured), statistics.median(p99_s(cell) for cell in measured)
+        pairs = list(zip(measured, cells[ALONE], strict=True))
+        rates = statistics.median(cell.requests_per_s / other.requests_per_s for cell, other in pairs)
+        tails = statistics.median(p99_s(cell) / p99_s(other) for cell, other in pairs)
+        print(f"{name:>12}: {rate:6.0f}/s, p99 {tail * 1e3:5.2f} ms; {rates:.2f} and {tails:.2f} of that without")
     return 0
+
+
+def _rollouts(directory: Path) -> dict[str, dict[str, Any]]:
+    """What each server is told beside the policy that serves."""
+    storage = _storage(directory)
+    digest = published_network(storage, "candidate")
+    candidate = {"uri": storage.bundle_uri(digest), "digest": digest, "revision": 2}
+    return {
+        ALONE: {},
+        "canary-10": {"candidate": {**candidate, "mode": "Canary", "weight": 10}},
+        "canary-50": {"candidate": {**candidate, "mode": "Canary", "weight": 50}},
+        "shadow": {"candidate": {**candidate, "mode": "Shadow"}},
+        "log": {"decisionLog": {"directory": str(directory / "decisions")}},
+    }
+
+
+def _started(stack: contextlib.ExitStack, directory: Path, name: str, rollout: dict[str, Any]) -> Request:
+    """Starts a server, waits for it, and gives what it is asked."""
+    storage = _storage(directory)
+    digest = published_network(storage, "serving")
+    launch = ours(World(directory, storage.bundle_uri(digest), digest, directory), name, 1, **rollout)
+    log = directory / f"{name}.log"
+    process = stack.enter_context(running(launch, log))
+    request = Request(launch.port, ROUTE, own_body(1))
+    wait_for_answer(launch, process, launch.port, ROUTE, request.body, log, START_S)
+    return request
+
+
+def _storage(directory: Path) -> Storage:
+    return open_storage(file_uri(directory / "storage"))
 
 
 def published_network(storage: Storage, name: str) -> str:
     """The digest of a bundle whose environment has this name: the same network under any."""
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     sizes = [(4, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2)]
-    weights: dict[str, Array] = {f"w{i}": random.normal(size=size).astype(np.float32) / size[0] for i, size in enumerate(sizes)}
+    weights: dict[str, Array] = {f"w{i}": generator.normal(size=size).astype(np.float32) / size[0] for i, size in enumerate(sizes)}
     nodes = [
         helper.make_node("MatMul", ["observation", "w0"], ["a0"]),
         helper.make_node("Tanh", ["a0"], ["h0"]),
@@ -108,47 +121,9 @@ def published_network(storage: Storage, name: str) -> str:
     return published_bundle(storage, {**facts, "golden": golden}, model.SerializeToString())
 
 
-def follow(config: Path, port: int, given: dict[str, Any]) -> None:
-    """Gives the server another `user_config` beside its serving policy, and waits until the replica says that it has it."""
-    content = json.loads(config.read_text())
-    user_config = content["applications"][0]["deployments"][0]["user_config"]
-    kept = {name: value for name, value in user_config.items() if name not in ("candidate", "decisionLog")}
-    content["applications"][0]["deployments"][0]["user_config"] = {**kept, **given}
-    aside = config.with_suffix(".new")
-    aside.write_text(json.dumps(content))
-    aside.replace(config)
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{ROUTE}/v1/status", timeout=10) as answer:
-            row = json.load(answer)["replicas"][0]
-        told, wanted = row["candidate"] or {}, given.get("candidate", {})
-        is_taken = (told.get("mode"), told.get("weight", 0), told.get("loaded", False)) == (
-            wanted.get("mode"),
-            wanted.get("weight", 0),
-            bool(wanted),
-        )
-        if is_taken and (row["decisionLog"] is not None) == ("decisionLog" in given):
-            time.sleep(SETTLE_S)
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"the replica did not take over {given}: {row}")
-
-
 def p99_s(cell: Cell) -> float:
     """The time that 99 of 100 answers took at most, in seconds."""
     return float(np.percentile(cell.latencies_s, 99))
-
-
-def ratio(cell: Cell, around: tuple[Cell, Cell]) -> tuple[float, float]:
-    """Throughput and p99 of one measurement by those around it.
-
-    Raises:
-        RuntimeError: a request failed.
-    """
-    if cell.failures:
-        raise RuntimeError(f"{cell.failures} requests failed")
-    throughput = statistics.fmean(each.requests_per_s for each in around)
-    return cell.requests_per_s / throughput, p99_s(cell) / statistics.fmean(p99_s(each) for each in around)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class World:
         sent = {name: value for name, value in self.episodes[i].headers().items() if i % 2 == 0 or name == "x-policy-pin"}
         headers = [(name.encode(), value.encode()) for name, value in sent.items()]
         rollout = self.holder.rollout
-        serving = self.holder.serving if rollout is None else rollout.chosen(headers).serving
+        serving = self.holder.serving if rollout is None else rollout.chosen(headers)[0]
         self.episodes[i].saw(serving.policy.digest)
         self.seen[i].add(serving.policy.digest)
         assert len(self.seen[i]) == 1
