@@ -191,19 +191,20 @@ def merged_returns(told: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]
     Returns:
         For each digest `episodes`, `mean` and `std` (the sample's).
     """
-    sessions: dict[str, Seen] = {}
+    # Rows as they are told, [step, done, return, digest]: thousands of them are read between two turns of a replica's loop.
+    sessions: dict[str, list[Any]] = {}
     found: dict[str, Moments] = {}
     for each in told:
         for digest, moments in each["before"].items():
             found[digest] = found.get(digest, Moments()).with_these(Moments(*moments))
         for name, row in each["sessions"].items():
-            seen = Seen(*row)
-            if seen.is_after(sessions.get(name)):
-                sessions[name] = seen
+            known = sessions.get(name)
+            if known is None or row[:2] > known[:2]:
+                sessions[name] = row
     totals: dict[str, list[float]] = {}
-    for seen in sessions.values():
-        if seen.is_done:
-            totals.setdefault(seen.digest, []).append(seen.total)
+    for _, is_done, total, digest in sessions.values():
+        if is_done:
+            totals.setdefault(digest, []).append(total)
     for digest, returns in totals.items():
         found[digest] = found.get(digest, Moments()).with_these(_moments(returns))
     return {digest: {"episodes": each.count, "mean": each.mean, "std": each.std} for digest, each in sorted(found.items())}

@@ -163,17 +163,17 @@ def _ask_alone(policy: Policy, one: Answered, outcome: Outcome) -> None:
     began = time.thread_time()
     try:
         decision = one.question.put_to(policy)
+        seconds = time.thread_time() - began
+        flaw = outcome.soundness.flaw_of(decision, one.count)
+        ours, theirs = (_likeliest(policy, one.question, each) for each in (decision, one.decision))
     except Exception:  # noqa: BLE001  whatever a candidate raises is its own failure: it is counted, and the controller judges it
         tally.failures[RAISED] += 1
         return
-    seconds = time.thread_time() - began
     tally.took(seconds, one.count)
     outcome.timed.append((seconds, one.count))
-    flaw = outcome.soundness.flaw_of(decision, one.count)
     if flaw is not None:
         tally.failures[flaw] += 1
         return
-    ours, theirs = (_likeliest(policy, one.question, each) for each in (decision, one.decision))
     tally.acted(decision.actions[0])
     outcome.compared += one.count
     outcome.agreed += agreements(policy.action_space, ours, theirs)
@@ -185,9 +185,10 @@ def _ask_joined(policy: Policy, part: Sequence[Answered], outcome: Outcome) -> b
     count = len(observations[0])
     try:
         decision = policy.decide(observations)
+        is_sound = outcome.soundness.flaw_of(decision, count) is None
     except Exception:  # noqa: BLE001  see `_ask_alone`, which is asked next
         return False
-    if outcome.soundness.flaw_of(decision, count) is not None:
+    if not is_sound:
         return False
     theirs = tuple(np.concatenate(leaves) for leaves in zip(*(one.decision.actions for one in part), strict=True))
     outcome.tally.requests += len(part)

@@ -109,13 +109,13 @@ class Trial:
         began = time.thread_time()
         try:
             decision = question.put_to(serving.policy)
+            seconds = time.thread_time() - began
+            flaw = self._soundness.flaw_of(decision, count) if is_candidate else None
         except Exception:
             tally.failures[RAISED] += 1
             raise
-        seconds = time.thread_time() - began
         tally.took(seconds, count)
         if is_candidate:
-            flaw = self._soundness.flaw_of(decision, count)
             if seconds > self.terms.budget_s and self._takes_too_long(seconds, count):
                 flaw = flaw or SLOW
             if flaw is not None:

@@ -17,9 +17,11 @@ from fakes.policies import BOX, always, fragile_model, impossible_model, linear_
 from app import shadow
 from app.asgi import PolicyApp
 from app.bundle import published_bundle
+from app.meter import Publisher
 from app.replica import PolicyHolder
 from app.storage import Storage
 from app.tally import HASH_SPACE, MOST_SESSIONS, Distinct
+from app.trial import trial_samples
 
 CALM = [0.5, 0.0, 0.0, 0.0]
 MISSING = "sha256:" + "0" * 64
@@ -420,6 +422,33 @@ def test_what_a_shadow_fails_is_counted_and_nobody_sees_it(storage: Storage, old
         assert trial["candidate"]["failures"] == {reason: 1}
         assert trial["shadow"]["compared"] == 2
         assert replica.holder.row()["candidate"]["setAside"] == (reason == "Slow")
+
+    with_replica(storage, play)
+
+
+def test_the_metrics_of_a_trial_are_by_digest_and_the_weight_of_a_candidate_that_is_gone_is_0(storage: Storage, old: str, new: str) -> None:
+    published_values: dict[tuple[str, str], float] = {}
+
+    class Gauge:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self._name = name
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            published_values[self._name, " ".join(tags.values())] = value
+
+    async def play(replica: Replica) -> None:
+        publisher = Publisher(Gauge)
+        await replica.told(old, new, weight=100)
+        for i in range(3):
+            await replica.asked(session=f"{i}")
+        publisher.publish(replica.holder.meter, old, trial_samples(replica.holder.trial))
+        assert published_values["policymodel_candidate_weight", new] == 100
+        assert published_values["policymodel_trial_requests_total", new] == published_values["policymodel_trial_sessions", new] == 3
+        assert published_values["policymodel_trial_requests_total", old] == 0
+        assert published_values["policymodel_shadow_observations_total", f"{new} dropped"] == 0
+        publisher.publish(replica.holder.meter, new)
+        assert published_values["policymodel_candidate_weight", new] == 0
+        assert (published_values["policymodel_loaded", old], published_values["policymodel_loaded", new]) == (0, 1)
 
     with_replica(storage, play)
 
