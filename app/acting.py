@@ -8,13 +8,13 @@
 | actions that may not be chosen (0) | `action_mask` | `action_masks`, a list |
 | what a recurrent policy gave with its last action; none at the start of an episode | `state` | `states`, a list |
 
-The answer is `{"action": ...}` or `{"actions": [...]}`, with `state` or `states` where the policy is recurrent.
+The answer is `{"action": ...}` or `{"actions": [...]}`, with `state` or `states` where the policy is recurrent, and with `decision_id`
+while a candidate is tried or decisions are logged.
 """
 
-import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -26,14 +26,14 @@ from app.reader import ObservationReader, PartRefused
 from app.spaces import Array, Arrays, Discrete, as_json
 
 OBSERVATIONS = 4096
+# So much of its policy's digest a decision id begins with, that it names the policy wherever it is told again.
+DIGEST_PREFIX = slice(7, 19)
 LARGEST_SEED = 2**63 - 1
 # The members of a body by the one that decides which: for one observation and for many.
 MEMBERS = {
     "observation": ("explore", "seed", "action_mask", "state"),
     "observations": ("explore", "seed", "action_masks", "states"),
 }
-
-log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,21 @@ class Question:
     masks: Array | None = None
     state: Arrays | None = None
 
+    def put_to(self, policy: Policy) -> Decision:
+        """What a policy decides."""
+        return policy.decide(self.observations, self.state, self.explore, self.seed, self.masks)
+
+
+class Witness(Protocol):
+    """Looks at the decision of one request, while a candidate is tried or decisions are logged."""
+
+    @property
+    def decision_id(self) -> str:
+        """Names the decision in its answer."""
+
+    def decided(self, question: Question) -> Decision:
+        """What the policy decides that this witness looks at; raises what the policy raises, and where the decision is of no use."""
+
 
 class Serving:
     """A policy that answers, with what its answers need; made once for each policy, and not changed.
@@ -66,14 +81,18 @@ class Serving:
         self.revision = revision
         self.reader = ObservationReader(policy.observation_space)
         self.headers: Headers = [(b"x-policy-digest", policy.digest.encode())]
+        self.id_prefix = policy.digest[DIGEST_PREFIX]
         if revision is not None:
             self.headers.append((b"x-policy-revision", str(revision).encode()))
         self._masks = MaskReader(policy.action_space)
         self._states = ObservationReader(policy.state_space)
         self._is_discrete = isinstance(policy.action_space, Discrete)
 
-    def answer(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool) -> bytes:
+    def answer(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool, witness: Witness | None = None) -> bytes:
         """The JSON that answers a decoded body.
+
+        Args:
+            witness: of the decision.
 
         Raises:
             Problem: 422, naming the bad part; 500, the policy itself failed.
@@ -85,35 +104,39 @@ class Serving:
             question = Question(observations) if len(content) == 1 else self._question(content, observations, is_batch)
         except PartRefused as refused:
             raise Problem(422, refused.detail, refused.pointer) from refused
-        decision = self.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer=pointer)
+        decision = self.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer=pointer, witness=witness)
         actions = as_json(self.policy.action_space, decision.actions)
         answer: dict[str, Any] = {"actions": actions} if is_batch else {"action": actions[0]}
         if self.policy.is_recurrent:
             states = as_json(self.policy.state_space, decision.state)
             answer |= {"states": states} if is_batch else {"state": states[0]}
+        if witness is not None:
+            answer["decision_id"] = witness.decision_id
         return orjson.dumps(answer)
 
-    def decided(self, question: Question, meter: Meter, *, rejects_out_of_bounds: bool, pointer: str) -> Decision:
+    def decided(
+        self, question: Question, meter: Meter, *, rejects_out_of_bounds: bool, pointer: str, witness: Witness | None = None
+    ) -> Decision:
         """What the policy decides.
 
         Args:
             pointer: where the observations stand in the body.
+            witness: of the decision.
 
         Raises:
             Problem: 422, out of bounds; 500, the policy itself failed.
         """
         outside = self.reader.out_of_bounds(question.observations)
-        if outside:
+        if outside and rejects_out_of_bounds:
             meter.out_of_bounds += outside
-            if rejects_out_of_bounds:
-                raise Problem(422, "lies outside the bounds of the observation space", pointer)
+            raise Problem(422, "lies outside the bounds of the observation space", pointer)
         began = time.perf_counter()
         try:
-            decision = self.policy.decide(question.observations, question.state, question.explore, question.seed, question.masks)
+            decision = question.put_to(self.policy) if witness is None else witness.decided(question)
         except Exception as error:
-            # Its text may hold the observation, so the log has it, and the client does not.
-            log.exception("the policy %s failed", self.policy.digest)
+            # Its text may hold the observation, so the log may have it, and the client does not.
             raise Problem(500, "the policy could not act on this observation", pointer) from error
+        meter.out_of_bounds += outside
         meter.acted(decision.actions[0], self._is_discrete, time.perf_counter() - began)
         return decision
 

@@ -12,21 +12,25 @@ from typing import Any, Protocol
 import orjson
 
 from app import description, inference_protocol
-from app.acting import Serving
+from app.acting import Serving, Witness
 from app.body import BodyReader, Receive, Scope, decoded
 from app.door import Send
 from app.meter import Meter
 from app.overload import Turnstile
 from app.problem import Headers, Problem, no_policy
+from app.rewards import Report, parsed_report
+from app.rollout import Rollout, pin_of
 
 BODY_BYTES = 1024 * 1024
+REWARDS = "/v1/rewards"  # the only path beside those of policies that is posted to
 
-PIN = b"x-policy-pin"
 JSON = (b"content-type", b"application/json")
 PROBLEM_JSON = (b"content-type", b"application/problem+json")
 HTML = (b"content-type", b"text/html; charset=utf-8")
 
 Answer = tuple[int, bytes, Headers]
+# Answers a body by a policy, under the eyes of a witness where there is one.
+Answering = Callable[[Serving | None, bytes, Witness | None], Answer]
 
 log = logging.getLogger("ray.serve")
 
@@ -52,9 +56,12 @@ class Desk(Protocol):
     """What the app reads and counts in the replica that it runs in."""
 
     serving: Serving | None
-    leaving: Serving | None
+    rollout: Rollout | None
     manners: Manners
     meter: Meter
+
+    def rewarded(self, report: Report, pin: str) -> str | None:
+        """Takes a report of a return; gives the digest of the policy that it is attributed to, None where it is of none that is held."""
 
 
 class PolicyApp:
@@ -87,8 +94,15 @@ class PolicyApp:
                 await self.act(scope, receive, send)
             elif inference_protocol.is_inference(path) and scope["method"] == "POST":
                 await self._answer(
-                    scope, receive, send, lambda serving, body: self._inferred(path, serving, body), inference_protocol.error
+                    scope,
+                    receive,
+                    send,
+                    lambda serving, body, witness: self._inferred(path, serving, body, witness),
+                    inference_protocol.error,
+                    is_free=not inference_protocol.names_version(path),
                 )
+            elif path == REWARDS and scope["method"] == "POST":
+                await self._take_reward(scope, receive, send)
             else:
                 await self._tell(path, scope, send)
 
@@ -101,18 +115,30 @@ class PolicyApp:
         scope: Scope,
         receive: Receive,
         send: Send,
-        answer: Callable[[Serving | None, bytes], Answer],
+        answer: Answering,
         error: Callable[[Problem, Serving | None], Answer],
+        *,
+        is_free: bool = True,
     ) -> None:
-        """Reads a body, answers it, or tells the problem in its form, and counts that."""
+        """Reads a body, answers it, or tells the problem in its form, and counts that.
+
+        Args:
+            is_free: whether any policy may answer that a rollout chooses; else it is the one that serves.
+        """
         desk, began = self._desk, time.perf_counter()
         try:
             self._turnstile.enter()
             self._bodies.limit_bytes = desk.manners.body_bytes
             body = await self._bodies.body(scope, receive)
             began = time.perf_counter()
-            status, content, headers = answer(self._serving_for(scope), body)
+            rollout = desk.rollout
+            if rollout is None or not is_free:
+                status, content, headers = answer(desk.serving, body, None)
+            else:
+                status, content, headers = self._rolled_out(rollout, scope, body, answer)
         except Problem as problem:
+            if problem.status == 500:
+                log.error("the policy failed", exc_info=problem.__cause__)
             status, content, headers = error(problem, desk.serving)
         seconds = time.perf_counter() - began
         desk.meter.requests[status] += 1
@@ -121,28 +147,50 @@ class PolicyApp:
         if desk.manners.writes_access_log:
             log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(content)})
 
-    def _serving_for(self, scope: Scope) -> Serving | None:
-        """The policy that answers a request: the one that is leaving for those who send its digest back, the serving one for all others."""
-        leaving = self._desk.leaving
-        if leaving is not None:
-            pin = next((value for name, value in scope["headers"] if name == PIN), b"")
-            if pin == leaving.policy.digest.encode():
-                return leaving
-        return self._desk.serving
+    def _rolled_out(self, rollout: Rollout, scope: Scope, body: bytes, answer: Answering) -> Answer:
+        """The answer of the policy that a rollout chooses, or of the serving one where that fails.
 
-    def _acted(self, serving: Serving | None, body: bytes) -> Answer:
+        Raises:
+            Problem: see `Serving.answer`.
+        """
+        chosen = rollout.chosen(scope["headers"])
+        serving = chosen[0]
+        if serving is not rollout.serving:
+            try:
+                return answer(serving, body, rollout.witness(chosen, serving))
+            except Problem as problem:
+                if problem.status != 500:
+                    raise
+                rollout.tell_failure(serving, problem)
+        return answer(rollout.serving, body, rollout.witness(chosen, rollout.serving))
+
+    def _acted(self, serving: Serving | None, body: bytes, witness: Witness | None) -> Answer:
         if serving is None:
             raise no_policy()
-        answer = serving.answer(decoded(body), self._desk.meter, rejects_out_of_bounds=self._desk.manners.rejects_out_of_bounds)
+        strict = self._desk.manners.rejects_out_of_bounds
+        answer = serving.answer(decoded(body), self._desk.meter, rejects_out_of_bounds=strict, witness=witness)
         return 200, answer, [JSON, *serving.headers]
 
-    def _inferred(self, path: str, serving: Serving | None, body: bytes) -> Answer:
+    def _inferred(self, path: str, serving: Serving | None, body: bytes, witness: Witness | None) -> Answer:
         if serving is None:
             raise no_policy()
         model = inference_protocol.Model(self._name, serving)
         model.check(path)
         strict = self._desk.manners.rejects_out_of_bounds
-        return 200, model.inferred(decoded(body), self._desk.meter, rejects_out_of_bounds=strict), [JSON, *serving.headers]
+        answer = model.inferred(decoded(body), self._desk.meter, rejects_out_of_bounds=strict, witness=witness)
+        return 200, answer, [JSON, *serving.headers]
+
+    async def _take_reward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one report of a return."""
+        try:
+            self._bodies.limit_bytes = self._desk.manners.body_bytes
+            report = parsed_report(decoded(await self._bodies.body(scope, receive)))
+        except Problem as problem:
+            status, body, headers = _problem(problem, self._desk.serving)
+        else:
+            digest = self._desk.rewarded(report, pin_of(scope["headers"]).decode("latin-1"))
+            status, body, headers = 200, orjson.dumps({"counted": digest is not None, "digest": digest}), [JSON]
+        await _send(send, status, body, headers)
 
     async def _tell(self, path: str, scope: Scope, send: Send) -> None:
         """Answers what asks for no action."""
@@ -165,6 +213,8 @@ class PolicyApp:
             raise _not_allowed("POST")
         if path not in description.PATHS and not inference_protocol.is_path(path):
             raise Problem(404, f"the policy answers at its route; beside it there are {', '.join(description.PATHS)} and /v2")
+        if path == REWARDS:
+            raise _not_allowed("POST")
         if scope["method"] not in ("GET", "HEAD"):
             raise _not_allowed("GET", "HEAD")
         if path == "/healthz":

@@ -1,6 +1,7 @@
 """Asks a served policy for actions from asyncio, over HTTPX: the same methods, errors and repetitions as `app.client` has."""
 
 import asyncio
+import copy
 import random
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from app.client_wire import Answer, BatchAnswer, PolicyClientError, Retries, Tim
 class AsyncPolicyClient:
     """Asks one served policy over kept connections, as many at once as are needed.
 
-    Many tasks may share one for single steps; an episode (`new_episode`) needs a client of its own.
+    Many tasks may share one for single steps; each episode that runs beside others needs its own `episode()`.
 
     Args:
         url, host, headers, session_id, timeouts, retries: as those of `app.client.PolicyClient`.
@@ -72,6 +73,17 @@ class AsyncPolicyClient:
     def new_episode(self, session_id: str | None = None) -> None:
         """Begins an episode; see `app.client.PolicyClient.new_episode`."""
         self._episode.begin(session_id)
+
+    def episode(self, session_id: str | None = None) -> Self:
+        """A client of its own for one episode; see `app.client.PolicyClient.episode`."""
+        other = copy.copy(self)
+        other._episode = wire.Episode(None)
+        other.new_episode(session_id)
+        return other
+
+    async def report_return(self, total: float, *, done: bool = True) -> bool:
+        """Reports the return of the episode; see `app.client.PolicyClient.report_return`."""
+        return bool((await self._sent("POST", "/v1/rewards", self._episode.return_body(total, done)))[0].get("counted"))
 
     async def close(self) -> None:
         """Closes the kept connections."""

@@ -23,7 +23,7 @@ class BundleRefused(Exception):
     """A bundle that cannot be trusted or used.
 
     Args:
-        reason: Missing, Unreadable, DigestMismatch, UnsupportedFormat, InvalidModel or GoldenMismatch.
+        reason: Missing, Unreadable, DigestMismatch, UnsupportedFormat, InvalidModel, NotFinite or GoldenMismatch.
         message: one sentence for the user.
     """
 

@@ -4,6 +4,7 @@ The client needs requests alone; the loop needs gymnasium, which it imports when
 """
 
 import argparse
+import copy
 import json
 import random
 import sys
@@ -56,7 +57,7 @@ class PolicyClient:
         url: of the policy's route, such as `http://127.0.0.1:8000/cartpole-ppo`.
         host: name that an Ingress knows the policy by, where the URL reaches it by another.
         headers: sent with every request, such as Authorization.
-        session_id: names an episode (`x-session-id`), so that what stands in between may balance by it; see `new_episode`.
+        session_id: names the first episode (`x-session-id`): a canary answers all of an episode, or nothing of it; see `new_episode`.
         timeouts: of one try.
         retries: when a try is repeated.
 
@@ -131,8 +132,35 @@ class PolicyClient:
         return self._sent("GET", "/v1/status", None)[0]
 
     def new_episode(self, session_id: str | None = None) -> None:
-        """Begins an episode: from its first answer on, `x-policy-pin` asks for the policy that answered, through every rollout."""
+        """Begins an episode: from its first answer on, `x-policy-pin` asks for the policy that answered, through every rollout.
+
+        Args:
+            session_id: names the episode, and no other; None makes a name.
+        """
         self._episode.begin(session_id)
+
+    def episode(self, session_id: str | None = None) -> Self:
+        """A client of its own for one episode, over the same connections: several episodes may so run beside one another."""
+        other = copy.copy(self)
+        other._episode = wire.Episode(None)
+        other.new_episode(session_id)
+        return other
+
+    def report_return(self, total: float, *, done: bool = True) -> bool:
+        """Reports the return of the episode, by which a candidate is judged; may be called again.
+
+        Args:
+            total: the sum of the rewards so far.
+            done: whether the episode is over; only then does it count.
+
+        Returns:
+            Whether it counts: not where the policy that played is no longer held.
+
+        Raises:
+            ValueError: there is no episode, or nothing has been answered in it.
+            PolicyClientError: see `act`.
+        """
+        return bool(self._sent("POST", "/v1/rewards", self._episode.return_body(total, done))[0].get("counted"))
 
     def close(self) -> None:
         """Closes the kept connections."""
@@ -175,7 +203,7 @@ class PolicyClient:
 
 
 def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool) -> float:
-    """Plays one episode and gives its return; prints what is sent and received unless `quiet`."""
+    """Plays one episode, reports its return and gives it; prints what is sent and received unless `quiet`."""
     client.new_episode()
     observation, _ = one.reset(seed=seed)
     total, is_over, state = 0.0, False, None
@@ -191,7 +219,16 @@ def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool
         observation, reward, terminated, truncated, _ = one.step(as_the_environment_takes_it(one.action_space, answer.action))
         total += float(reward)
         is_over = terminated or truncated
+    _report(client, total)
     return total
+
+
+def _report(client: PolicyClient, total: float) -> None:
+    """Reports a return to servers that take it: what was played is played, whatever becomes of the report."""
+    try:
+        client.report_return(total)
+    except PolicyClientError as error:
+        print(f"the return was not reported: {error}", file=sys.stderr)
 
 
 def as_the_environment_takes_it(space: Any, action: Any) -> Any:

@@ -9,6 +9,7 @@
 """
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -283,27 +284,40 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 class Episode:
-    """The headers that keep one episode with one policy while policies change: a name, and the digest that answered last.
+    """What keeps one episode with one policy while policies change: a name, and the digest that answered last.
 
     Without a name and before the first `begin` nothing is pinned: a client that knows no episodes follows each rollout at once.
     """
 
     def __init__(self, session_id: str | None) -> None:
         self._session_id = session_id
-        self._has_begun = session_id is not None
         self._digest = ""
+        self._steps = 0
 
     def begin(self, session_id: str | None) -> None:
-        """Forgets the digest; a name that is given replaces the one before."""
-        self._session_id = session_id if session_id is not None else self._session_id
-        self._has_begun = True
+        """Another episode, under this name or a new one: what decides by the name is to decide anew."""
+        self._session_id = secrets.token_hex(8) if session_id is None else session_id
         self._digest = ""
+        self._steps = 0
 
     def saw(self, digest: str) -> None:
-        """Takes note of the policy that answered."""
+        """Takes note of an answer and of the policy that gave it."""
         self._digest = digest
+        self._steps += 1
 
     def headers(self) -> dict[str, str]:
-        """To be sent with the next observation."""
-        named = {} if self._session_id is None else {"x-session-id": self._session_id}
-        return named | ({"x-policy-pin": self._digest} if self._has_begun and self._digest else {})
+        """To be sent with the next observation, and with the return."""
+        if self._session_id is None:
+            return {}
+        return {"x-session-id": self._session_id, **({"x-policy-pin": self._digest} if self._digest else {})}
+
+    def return_body(self, total: float, is_done: bool) -> bytes:
+        """The body that reports the return so far.
+
+        Raises:
+            ValueError: there is no episode, or nothing has been answered in it.
+        """
+        if self._session_id is None or not self._steps:
+            raise ValueError("a return is that of an episode: begin one, and ask for an action")
+        report = {"session": self._session_id, "step": self._steps, "return": float(total), "done": is_done}
+        return _encoded(report | ({"digest": self._digest} if self._digest else {}))

@@ -1,7 +1,12 @@
 """The Ray Serve deployment: puts the ASGI app and the policy holder into replicas. The only server module that imports Ray.
 
-`user_config` is `{route, outOfBounds: Answer|Reject, maxBodyBytes, accessLog, serving: {uri, digest, revision}}`; see `app.replica` for
-what a change does.
+`user_config` is
+
+    {route, outOfBounds: Answer|Reject, maxBodyBytes, accessLog, serving: {uri, digest, revision}, drainSeconds,
+     candidate: {uri, digest, revision, mode: Canary|Shadow, weight, timeBudgetMilliseconds},
+     decisionLog: {directory, fileBytes, totalBytes}}
+
+and all of it may be left out; see `app.replica` for what a change does.
 """
 
 import asyncio
@@ -17,6 +22,8 @@ from app.asgi import PolicyApp
 from app.door import doorway
 from app.meter import Publisher
 from app.replica import PolicyHolder
+from app.rewards import merged_returns
+from app.trial import trial_samples
 
 DEPLOYMENT = "ServePPOModel"
 STATUS_TIMEOUT_S = 3.0
@@ -33,8 +40,8 @@ class ServePPOModel:
     """One replica: answers HTTP by the policy that it holds."""
 
     def __init__(self) -> None:
-        self._holder = PolicyHolder()
         self._context = serve.get_replica_context()
+        self._holder = PolicyHolder(self._context.replica_id.unique_id)
         self._app = PolicyApp(self._holder, self._context.app_name, self.status)
         self._is_new = True
         self._handle: DeploymentHandle[Any] | None = None
@@ -87,28 +94,33 @@ class ServePPOModel:
         return self._holder.held()
 
     async def status_row(self) -> dict[str, Any]:
-        """This replica's row of the status."""
-        return {"replica": self._context.replica_id.unique_id, **self._holder.row()}
+        """This replica's row of the status, and beside it what was reported to it."""
+        return {"replica": self._context.replica_id.unique_id, **self._holder.row(), "rewards": self._holder.rewards.told()}
 
     async def status(self) -> dict[str, Any]:
         """The status of the application: one row a replica, gathered within `STATUS_TIMEOUT_S`.
+
+        `returns` are those of all replicas together.
 
         Where one does not answer in time, there is the row of the asked replica alone, and `runningReplicas` tells that some are missing.
         """
         own = await self.status_row()
         rows, running = await asyncio.gather(self._from_all("status_row"), self._running_replicas())
         gathered = {row["replica"]: row for row in (*(rows or []), own)}
+        returns = merged_returns([row.pop("rewards") for row in gathered.values()])
         return {
             "application": self._context.app_name,
             "runningReplicas": running,
+            "returns": returns,
             "replicas": [gathered[name] for name in sorted(gathered)],
         }
 
     async def _publish(self, publisher: Publisher) -> None:
         while True:
             await asyncio.sleep(PUBLISH_S)
-            serving = self._holder.serving
-            publisher.publish(self._holder.meter, None if serving is None else serving.policy.digest)
+            holder = self._holder
+            digest = None if holder.serving is None else holder.serving.policy.digest
+            publisher.publish(holder.meter, digest, [] if holder.trial is None else trial_samples(holder.trial))
 
     async def _from_all(self, method: str) -> list[dict[str, Any]] | None:
         """What a method gives on every running replica that gives something; None when one does not answer within `STATUS_TIMEOUT_S`."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from app import inference_protocol
+from app import inference_protocol, rewards
 from app.acting import LARGEST_SEED, OBSERVATIONS, Serving
 from app.problem import TITLES
 from app.reader import dtype_limits
 from app.spaces import Array, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
-PATHS = ("/v1/status", "/v1/spec", "/openapi.json", "/docs", "/healthz")
+PATHS = ("/v1/status", "/v1/spec", "/v1/rewards", "/openapi.json", "/docs", "/healthz")
 # A list of different schemas for its elements is for short vectors; an image has bounds of one kind.
 MOST_ELEMENTS_NAMED = 64
 
@@ -128,6 +128,7 @@ class Description:
         """The OpenAPI document of this policy."""
         act = {
             "summary": "The action for an observation, or the actions for many",
+            "parameters": _EPISODE_HEADERS,
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"oneOf": [self._body(), self._batch()]}, "example": self._example()}},
@@ -146,6 +147,7 @@ class Description:
             content = {media_type: {"schema": {"type": "string" if media_type == "text/html" else "object"}}}
             responses = {"200": {"description": summary, "content": content}, **problems}
             paths[self._route + path] = {"get": {"summary": summary, "responses": responses}}
+        paths[f"{self._route}/v1/rewards"] = {"post": _REWARDS}
         paths |= inference_protocol.openapi_paths(self._route, self._name, _ANSWER_HEADERS)
         return {
             "openapi": "3.1.0",
@@ -179,7 +181,9 @@ class Description:
         if self._state is not None:
             one["state"] = self._state
             many["states"] = {"type": "array", "items": self._state}
-        shapes = [{"type": "object", "properties": members, "required": list(members)} for members in (one, many)]
+        shapes = [
+            {"type": "object", "properties": {**members, "decision_id": _DECISION_ID}, "required": list(members)} for members in (one, many)
+        ]
         return {
             "description": "The greedy action, or one drawn where explore is true",
             "headers": _ANSWER_HEADERS,
@@ -229,6 +233,17 @@ _ANSWER_HEADERS = {
     name: {"description": text, "schema": {"type": "string"}}
     for name, text in {"x-policy-digest": "The policy that answered.", "x-policy-revision": "Its number."}.items()
 }
+_DECISION_ID: Schema = {
+    "type": "string",
+    "description": "Names the decision while a candidate is tried or decisions are logged: 12 digits of the digest, the replica, a number.",
+}
+_EPISODE_HEADERS = [
+    {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "x-session-id": "Names the episode: a canary answers all of an episode, or nothing of it.",
+        "x-policy-pin": "The digest that the episode was answered by: that policy goes on with it as long as it is held.",
+    }.items()
+]
 _EXPLORING: dict[str, Schema] = {
     "explore": {"type": "boolean", "default": False, "description": "Draw from the distribution of actions."},
     "seed": {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED, "description": "Makes that draw repeatable."},
@@ -243,6 +258,26 @@ _PROBLEM: Schema = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "pointer": {"type": "string", "description": "JSON pointer to the bad part of the body."},
+    },
+}
+_REWARDS = {
+    "summary": "Takes the return of an episode; it may be sent again, to any replica",
+    "parameters": _EPISODE_HEADERS[1:],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": rewards.SCHEMA}}},
+    "responses": {
+        "200": {
+            "description": "Whether it counts: it does where it is of a policy that is held",
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"counted": {"type": "boolean"}, "digest": {"type": ["string", "null"]}},
+                        "required": ["counted", "digest"],
+                    }
+                }
+            },
+        },
+        **_problems(400, 405, 408, 413, 422),
     },
 }
 _PAGE = """<!doctype html>

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.acting import OBSERVATIONS, Question, Serving, explore_of, seed_of
+from app.acting import OBSERVATIONS, Question, Serving, Witness, explore_of, seed_of
 from app.meter import Meter
 from app.policy import tensor_names
 from app.problem import TITLES, Headers, Problem, no_policy
@@ -35,6 +35,12 @@ DATATYPES = {
 def is_inference(path: str) -> bool:
     """Whether a path below the route is that of an inference."""
     return INFER.fullmatch(path) is not None
+
+
+def names_version(path: str) -> bool:
+    """Whether the path of an inference names a version."""
+    named = INFER.fullmatch(path)
+    return named is not None and named["version"] is not None
 
 
 def is_path(path: str) -> bool:
@@ -101,18 +107,20 @@ class Model:
             "outputs": [_tensor_metadata(name, space) for name, space in self._outputs.items()],
         }
 
-    def inferred(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool) -> bytes:
+    def inferred(self, content: Any, meter: Meter, *, rejects_out_of_bounds: bool, witness: Witness | None = None) -> bytes:
         """The answer to a decoded request for inference.
 
         Raises:
             Problem: naming the bad part.
         """
         question = self._question(content)
-        decision = self._serving.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer="/inputs")
+        decision = self._serving.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer="/inputs", witness=witness)
         found = dict(zip(self._outputs, (*decision.actions, *decision.state), strict=True))
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if isinstance(content.get("id"), str):
             answer["id"] = content["id"]
+        if witness is not None:
+            answer["parameters"] = {"decision_id": witness.decision_id}
         answer["outputs"] = [
             {
                 "name": name,
@@ -175,6 +183,8 @@ def openapi_paths(below: str, name: str, answer_headers: dict[str, Any]) -> dict
         "outputs": {"type": "array", "items": {"type": "object"}},
     }
     given = _members({"model_name": {"type": "string"}, "model_version": {"type": "string"}, "outputs": {"type": "array", "items": sent}})
+    # Its `decision_id` is there while a candidate is tried or decisions are logged.
+    given["properties"]["parameters"] = {"type": "object", "properties": {"decision_id": {"type": "string"}}}
     ready, named = _members({"ready": {"type": "boolean"}}), f"/v2/models/{name}"
     told = {
         "/v2": ("Server metadata", _members({"name": {"type": "string"}, "version": {"type": "string"}, "extensions": texts}), (405,)),

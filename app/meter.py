@@ -6,7 +6,7 @@ Ray's own metrics cost microseconds a call, which is what the policy costs; coun
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,16 @@ DESCRIPTIONS = {
     "policymodel_out_of_bounds_total": "Observations outside the bounds of their space.",
     "policymodel_load_failures_total": "Bundles that could not be loaded, each try counted.",
     "policymodel_loaded": "1 for the policy that answers, by its digest.",
+    "policymodel_trial_requests_total": "Requests decided for a policy while a candidate is tried, by its digest.",
+    "policymodel_trial_errors_total": "Of those, what the policy failed.",
+    "policymodel_trial_inferences_total": "Inferences that were timed while a candidate is tried.",
+    "policymodel_trial_inference_seconds_total": "Processor time of those inferences.",
+    "policymodel_trial_sessions": "Sessions that a policy was asked in while a candidate is tried.",
+    "policymodel_shadow_observations_total": "Observations that a shadow decided too, by result: agreed, differed, dropped.",
+    "policymodel_candidate_weight": "Per cent of the sessions that a candidate answers, 0 once it is none.",
 }
+# What is true of a policy for a time: a digest that it is no longer true of is published as 0.
+STATES = ("policymodel_loaded", "policymodel_candidate_weight")
 Sample = tuple[str, dict[str, str], float]
 
 
@@ -140,14 +149,19 @@ class Publisher:
     def __init__(self, gauge: Callable[..., Any]) -> None:
         self._gauge = gauge
         self._gauges: dict[str, Any] = {}
-        self._digest: str | None = None
+        self._states: set[tuple[str, str]] = set()
 
-    def publish(self, meter: Meter, digest: str | None) -> None:
-        """Sets every gauge."""
-        published = samples(meter, digest)
-        if self._digest and self._digest != digest:
-            published.append(("policymodel_loaded", {"digest": self._digest}, 0))
-        self._digest = digest
+    def publish(self, meter: Meter, digest: str | None, trial: Sequence[Sample] = ()) -> None:
+        """Sets every gauge.
+
+        Args:
+            digest: of the policy that answers, if any.
+            trial: further samples, of a candidate that is tried.
+        """
+        published = [*samples(meter, digest), *trial]
+        states = {(name, labels["digest"]) for name, labels, _ in published if name in STATES}
+        published += [(name, {"digest": gone}, 0) for name, gone in sorted(self._states - states)]
+        self._states = states
         for name, labels, value in published:
             if name not in self._gauges:
                 described = next(text for known, text in DESCRIPTIONS.items() if name.startswith(known))

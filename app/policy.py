@@ -96,6 +96,19 @@ class Policy:
         """The state at the start of an episode, one array for each name of `state_space`."""
         return tuple(np.zeros((batch, *leaf.space.shape), np.float32) for leaf in leaves(self.state_space))
 
+    def golden_observations(self, most: int) -> Arrays:
+        """So many of the observations that the policy was recorded with, as arrays; fewer where there are fewer."""
+        return ObservationReader(self.observation_space).batch(self.manifest["golden"]["observations"][:most])
+
+    def likeliest(self, inputs: Array, masks: Array | None = None) -> Arrays:
+        """The likeliest actions of a distribution.
+
+        Args:
+            inputs: as `Decision.action_dist_inputs`.
+            masks: as for `decide`.
+        """
+        return self._distribution.greedy(inputs if masks is None else np.where(masks, inputs, -np.inf))
+
     def decide(
         self,
         observations: Arrays,
@@ -146,7 +159,8 @@ def replay_golden(policy: Policy) -> None:
     """Acts on the golden observations and compares.
 
     Raises:
-        BundleRefused: they cannot be replayed, or an action, a distribution input or a state differs by more than the tolerance.
+        BundleRefused: they cannot be replayed, or an action, a distribution input or a state is no number, or differs by more than the
+            tolerance.
     """
     try:
         golden = policy.manifest["golden"]
@@ -155,10 +169,14 @@ def replay_golden(policy: Policy) -> None:
         states = ObservationReader(policy.state_space)
         state, state_out = (states.batch(golden[name]) if policy.is_recurrent else () for name in ("states", "statesOut"))
         expected = Decision(expected_actions, np.array(golden["actionDistInputs"]), state_out)
-        differing = disagreements(policy.action_space, expected, policy.decide(observations, state))
+        found = policy.decide(observations, state)
+        is_number = not np.isnan(found.action_dist_inputs).any()
+        differing = disagreements(policy.action_space, expected, found)
     except Exception as error:
         # Whatever ONNX Runtime or NumPy object to, this is no bundle that can be served.
         raise BundleRefused("InvalidModel", f"the golden observations cannot be replayed: {type(error).__name__}") from error
+    if not is_number:
+        raise BundleRefused("NotFinite", "the golden observations are answered by what is no number; its weights may be none")
     if differing:
         share = f"{differing} of {len(observations[0])} golden observations"
         raise BundleRefused("GoldenMismatch", f"{share} are answered otherwise than when the bundle was made")

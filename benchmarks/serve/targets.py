@@ -76,12 +76,17 @@ def _output(arguments: list[str]) -> str:
     return done.stdout
 
 
-def ours(world: World, name: str, replicas: int) -> Launch:
-    """Our server as local mode starts it."""
+def ours(world: World, name: str, replicas: int, **rollout: object) -> Launch:
+    """Our server as local mode starts it; `rollout` goes into its `user_config`."""
     deployment = {
         "name": "ServePPOModel",
         "num_replicas": replicas,
-        "user_config": {"route": ROUTE, "outOfBounds": "Answer", "serving": {"uri": world.uri, "digest": world.digest, "revision": 1}},
+        "user_config": {
+            "route": ROUTE,
+            "outOfBounds": "Answer",
+            "serving": {"uri": world.uri, "digest": world.digest, "revision": 1},
+            **rollout,
+        },
     }
     return _by_local_serve(world, name, {"import_path": "app.serve:build", "deployments": [deployment]})
 

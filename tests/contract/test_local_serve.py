@@ -11,18 +11,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import requests
 import yaml
-from fakes.policies import BOX, linear_model
+from fakes.policies import BOX, always, linear_model, published
 
 from app.bundle import published_bundle
+from app.client import PolicyClient
 from app.storage import file_uri, open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +38,14 @@ class Server:
     Attributes:
         config: the file that it follows.
         policy: what `user_config.serving` may name.
+        other: another policy of the same spaces.
         first: its answer before it had a policy; one that has been given a policy keeps it.
     """
 
     port: int
     config: Path
     policy: dict[str, object]
+    other: dict[str, object]
     first: requests.Response | None = None
 
     @property
@@ -81,7 +85,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    made = Server(port, directory / "serve.yaml", {"uri": storage.bundle_uri(digest), "digest": digest, "revision": 1})
+    other = published(storage, always(0))
+    named = [{"uri": storage.bundle_uri(each), "digest": each, "revision": number} for number, each in enumerate((digest, other), 1)]
+    made = Server(port, directory / "serve.yaml", *named)
     made.follow()
     command = [sys.executable, "-m", "app.serve", "--config", str(made.config), "--port", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
@@ -125,6 +131,49 @@ def test_a_policy_is_replaced_without_a_failed_request(server: Server) -> None:
             if answer.headers["x-policy-revision"] == str(revision):
                 break
             assert time.monotonic() < deadline
+
+
+def test_a_candidate_is_tried_and_promoted_and_every_episode_keeps_its_policy(server: Server) -> None:
+    def row(is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while True:
+            status = requests.get(f"{server.url}/v1/status", timeout=10).json()
+            if is_so(status["replicas"][0]):
+                return status
+            assert time.monotonic() < deadline, status
+            time.sleep(0.2)
+
+    old, new = (str(each["digest"]) for each in (server.policy, server.other))
+    server.follow(serving=server.policy)
+    server.wait(200)
+    seen: dict[str, set[str]] = {}
+    with PolicyClient(server.url) as client:
+        episodes = [client.episode(f"e{i}") for i in range(20)]
+
+        def step() -> None:
+            for i, episode in enumerate(episodes):
+                seen.setdefault(f"e{i}", set()).add(episode.act(BODY["observation"]).digest)
+
+        server.follow(serving=server.policy, candidate={**server.other, "mode": "Shadow"})
+        row(lambda each: each["candidate"] is not None and each["candidate"]["loaded"])
+        assert {client.act(BODY["observation"]).digest for _ in range(20)} == {old}
+        compared = row(lambda each: each["trial"]["shadow"]["compared"] >= 20)["replicas"][0]
+        assert compared["trial"]["candidate"]["actions"] == {"0": 20}
+        for weight in (50, 90):
+            server.follow(serving=server.policy, candidate={**server.other, "mode": "Canary", "weight": weight})
+            row(lambda each, weight=weight: each["candidate"]["weight"] == weight)
+            step()
+        server.follow(serving=server.other)
+        row(lambda each: each["serving"]["digest"] == new and each["candidate"] is None)
+        step()
+        assert all(episode.report_return(10.0) for episode in episodes)
+    assert {len(digests) for digests in seen.values()} == {1}
+    assert set.union(*seen.values()) == {old, new}
+    returns = row(lambda each: True)["returns"]
+    assert {digest: each["mean"] for digest, each in returns.items()} == {old: 10.0, new: 10.0}
+    assert sum(each["episodes"] for each in returns.values()) == 20
+    server.follow(serving=server.policy)
+    row(lambda each: each["serving"]["digest"] == old)
 
 
 def test_the_limit_of_a_body_is_a_setting(server: Server) -> None:

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from app.acting import Serving
 from app.asgi import Manners
-from app.bundle import Bundle
+from app.bundle import Bundle, published_bundle
 from app.meter import Meter
 from app.policy import Policy
+from app.rewards import Report, Rewards
+from app.storage import Storage
 
 BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": [-4.8, None, -0.5, None], "high": [4.8, None, 0.5, None]}
 NESTED = {
@@ -97,6 +100,103 @@ def recurrent() -> Serving:
     return serving(BOX, {"type": "Discrete", "n": 2, "start": 0}, made, state={"count": [1]})
 
 
+def fragile_model() -> bytes:
+    """Action 0; raises where the first number of the observation is 2 or more: it looks beyond a table of two."""
+    nodes = [
+        helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
+        helper.make_node("Cast", ["number"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["action_dist_inputs"], axis=0),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    return _acting(nodes, {"first": np.array(0, np.int64), "table": np.array([[1, 0], [1, 0]], np.float32)})
+
+
+def nan_model() -> bytes:
+    """Action 0; no number where the first number of the observation is negative: it takes its root."""
+    nodes = [
+        helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
+        helper.make_node("Sqrt", ["number"], ["root"]),
+        helper.make_node("Add", ["root", "two"], ["more"]),
+        helper.make_node("Concat", ["more", "root"], ["action_dist_inputs"], axis=1),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    return _acting(nodes, {"first": np.array([0], np.int64), "two": np.array([[2]], np.float32)})
+
+
+def impossible_model() -> bytes:
+    """Action 0; action 2 of two where the first number of the observation is 2 or more."""
+    nodes = [
+        helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
+        helper.make_node("Cast", ["number"], ["action"], to=TensorProto.INT64),
+        helper.make_node("MatMul", ["observation", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "bias"], ["action_dist_inputs"]),
+    ]
+    constants = {
+        "first": np.array(0, np.int64),
+        "nothing": np.zeros((4, 2), np.float32),
+        "bias": np.array([1, 0], np.float32),
+    }
+    return _acting(nodes, constants)
+
+
+def slow_model(rows: int = 30_000) -> bytes:
+    """Action 0; multiplies large matrices, for so many rows as the first number of the observation says, times `rows`."""
+    width = 256
+    nodes = [
+        helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
+        helper.make_node("ReduceMax", ["number"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "rows"], ["many"]),
+        helper.make_node("Abs", ["many"], ["positive"]),
+        helper.make_node("Cast", ["positive"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["count", "zero_axis"], ["count_1"]),
+        helper.make_node("Concat", ["count_1", "width"], ["shape"], axis=0),
+        helper.make_node("Expand", ["one", "shape"], ["large"]),
+        helper.make_node("MatMul", ["large", "weights"], ["product"]),
+        helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("MatMul", ["observation", "nothings"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "bias"], ["logits"]),
+        helper.make_node("Add", ["logits", "nothing"], ["action_dist_inputs"]),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    constants = {
+        "first": np.array(0, np.int64),
+        "rows": np.array(rows, np.float32),
+        "zero_axis": np.array([0], np.int64),
+        "width": np.array([width], np.int64),
+        "one": np.ones((1, 1), np.float32),
+        "weights": np.ones((width, width), np.float32),
+        "zero": np.array(0, np.float32),
+        "nothings": np.zeros((4, 2), np.float32),
+        "bias": np.array([1, 0], np.float32),
+    }
+    return _acting(nodes, constants)
+
+
+def _acting(nodes: list[Any], constants: dict[str, np.ndarray]) -> bytes:
+    outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
+    return model([tensor("observation", TensorProto.FLOAT, 4)], outputs, nodes, constants)
+
+
+def published(storage: Storage, onnx_model: bytes, **facts: Any) -> str:
+    """The digest of a bundle with this model, which is recorded for two observations that begin with 0 and 1."""
+    seen = np.array([[0, 0.2, 0.3, 0.4], [1, -0.2, 0.1, 0.0]], np.float32)
+    actions, inputs = onnxruntime.InferenceSession(onnx_model).run(["action", "action_dist_inputs"], {"observation": seen})
+    golden = {"observations": seen.tolist(), "actions": actions.tolist(), "actionDistInputs": np.nan_to_num(inputs).tolist()}
+    spaces = {"observationSpace": BOX, "actionSpace": {"type": "Discrete", "n": 2, "start": 0}}
+    return published_bundle(storage, {"environment": {"id": "Test-v0", "config": {}}, **spaces, "golden": golden, **facts}, onnx_model)
+
+
+def always(action: int) -> bytes:
+    """A model that takes one of two actions, whatever it observes."""
+    nodes = [
+        helper.make_node("MatMul", ["observation", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "bias"], ["action_dist_inputs"]),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    return _acting(nodes, {"nothing": np.zeros((4, 2), np.float32), "bias": np.eye(2, dtype=np.float32)[action]})
+
+
 def serving(observation: Any, action: Any, onnx_model: bytes, **manifest: Any) -> Serving:
     example = {"position": [0.5, 0.0], "held": 1} if observation is NESTED else [0.1, 0.2, 0.3, 0.4]
     described = {"observationSpace": observation, "actionSpace": action, "environment": {"id": "Test-v0", "config": {}}, **manifest}
@@ -108,6 +208,13 @@ class Desk:
 
     def __init__(self, serving: Serving | None, **manners: Any) -> None:
         self.serving = serving
-        self.leaving = None
+        self.rollout = None
         self.manners = Manners("/route", **manners)
         self.meter = Meter()
+        self.rewards = Rewards()
+
+    def rewarded(self, report: Report, pin: str) -> str | None:
+        digest = report.policy_of(pin, [] if self.serving is None else [self.serving.policy.digest])
+        if digest is not None:
+            self.rewards.add(report, digest)
+        return digest

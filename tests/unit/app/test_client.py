@@ -236,6 +236,60 @@ def test_an_episode_is_pinned_to_the_policy_that_answered_and_the_next_one_is_fr
     assert pins == [("one", None), ("one", DIGEST), ("one", other), ("two", None)]
 
 
+def test_each_episode_has_a_name_of_its_own(play: Play) -> None:
+    with policy_server() as server:
+        play(server.url, new_episode(), act(), act(), new_episode(), act())
+    first, again, second = (asked.headers["x-session-id"] for asked in server.asked)
+    assert first == again != second
+
+
+def test_the_return_of_an_episode_is_reported_with_its_policy_and_how_far_it_is(play: Play) -> None:
+    counted = Reply(content={"action": 1, "counted": True})
+    with policy_server(counted) as server:
+        given = play(
+            server.url,
+            new_episode("one"),
+            *(act(), act()),
+            ("report_return", (2.5,), {"done": False}),
+            act(),
+            ("report_return", (np.float32(4.0),), {}),
+        )
+    reports = [asked for asked in server.asked if asked.path == "/route/v1/rewards"]
+    assert [asked.body for asked in reports] == [
+        {"session": "one", "step": 2, "return": 2.5, "done": False, "digest": DIGEST},
+        {"session": "one", "step": 3, "return": 4.0, "done": True, "digest": DIGEST},
+    ]
+    assert {asked.headers["x-policy-pin"] for asked in reports} == {DIGEST}
+    assert given[-1] is True
+
+
+def test_there_is_no_return_without_an_episode(play: Play) -> None:
+    with policy_server() as server:
+        with pytest.raises(ValueError, match="that of an episode"):
+            play(server.url, act(), ("report_return", (1.0,), {}))
+        with pytest.raises(ValueError, match="that of an episode"):
+            play(server.url, new_episode(), ("report_return", (1.0,), {}))
+
+
+def test_several_episodes_run_beside_one_another_over_the_same_connections() -> None:
+    replies = [Reply(), Reply(headers={"x-policy-digest": "sha256:" + "b" * 64}), Reply()]
+    with policy_server(*replies) as server, PolicyClient(server.url) as client:
+        one, two = client.episode("one"), client.episode("two")
+        for episode in (one, two, one, two):
+            episode.act(OBSERVATION)
+        client.act(OBSERVATION)
+    sent = [(asked.headers.get("x-session-id"), asked.headers.get("x-policy-pin", "")[7:8]) for asked in server.asked]
+    assert sent == [("one", ""), ("two", ""), ("one", "a"), ("two", "b"), (None, "")]
+    assert server.connections == 1
+
+
+def test_what_a_server_does_not_take_of_a_return_does_not_end_the_play(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = [Reply(content={"action": [1, [0.5]]})] * 2
+    with policy_server(*taken, Reply(404, b"Path not found")) as server, PolicyClient(server.url) as client:
+        assert script.played_episode(client, Nested(), None, quiet=True) == 2.0
+    assert capsys.readouterr().err == "the return was not reported: 404: the server says nothing more\n"
+
+
 def test_a_client_that_knows_no_episodes_pins_nothing(play: Play) -> None:
     with policy_server() as server:
         play(server.url, act(), act())
@@ -267,9 +321,10 @@ class Nested(gymnasium.Env[Any, Any]):
 def test_the_loop_plays_nested_spaces_and_hands_the_state_on(capsys: pytest.CaptureFixture[str]) -> None:
     with policy_server(Reply(content={"action": [1, [0.5]], "state": {"h": [1.0]}})) as server, PolicyClient(server.url) as client:
         assert script.played_episode(client, Nested(), None, quiet=False) == 2.0
-    first, second = (asked.body for asked in server.asked)
+    first, second, reported = (asked.body for asked in server.asked)
     assert first == {"observation": {"seen": [1, [0.0, 0.0]]}}
     assert second == {"observation": {"seen": [2, [1.0, 1.0]]}, "state": {"h": [1.0]}}
+    assert {name: reported[name] for name in ("step", "return", "done")} == {"step": 2, "return": 2.0, "done": True}
     said = capsys.readouterr().out.splitlines()
     assert said[0] == '-> Sending observation {"seen": [1, [0.0, 0.0]]}'
     assert said[1] == '<- Received response {"action": [1, [0.5]], "state": {"h": [1.0]}}'

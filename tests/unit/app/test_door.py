@@ -90,7 +90,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.serving = None
-        self.leaving = None
+        self.rollout = None
         self.manners = Manners()
         self.meter = Meter()
 

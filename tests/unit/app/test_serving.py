@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from app import replica
 from app.asgi import BODY_BYTES, PolicyApp
 from app.replica import PolicyHolder
 from app.storage import Storage
@@ -171,9 +170,7 @@ def test_a_new_policy_replaces_the_old_one(storage: Storage, made_bundle: Callab
     assert (row["serving"], row["error"]) == ({"digest": new, "revision": 2}, None)
 
 
-def test_an_episode_ends_with_the_policy_that_it_began_with(
-    storage: Storage, made_bundle: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_episode_ends_with_the_policy_that_it_began_with(storage: Storage, made_bundle: Callable[..., str]) -> None:
     old, new = made_bundle(0), made_bundle(1)
     holder = holder_of(wanted(storage, old, 1), wanted(storage, new, 2))
     body = json.dumps({"observation": OBSERVATION})
@@ -184,8 +181,7 @@ def test_an_episode_ends_with_the_policy_that_it_began_with(
         lambda client: client.post("/route", content=body, headers={"x-policy-pin": "sha256:" + "0" * 64}),
     )
     assert [answer.headers["x-policy-digest"] for answer in (pinned, other, unknown)] == [old, new, new]
-    monkeypatch.setattr(replica, "DRAIN_S", 0.0)
-    drained = holder_of(wanted(storage, old, 1), wanted(storage, new, 2), wanted(storage, new, 3))
+    drained = holder_of({"drainSeconds": 0, **wanted(storage, old, 1)}, {"drainSeconds": 0, **wanted(storage, new, 2)})
     (late,) = answered(drained, lambda client: client.post("/route", content=body, headers={"x-policy-pin": old}))
     assert late.headers["x-policy-digest"] == new
 
