@@ -494,7 +494,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class ReplicaRow:
-    """What one replica says of itself; `manners`: how it answers, in the words of `user_config`, as far as its image tells."""
+    """What one replica says of itself.
+
+    Attributes:
+        manners: how it answers, in the words of `user_config`, as far as its image tells.
+        can_try: whether its image knows of candidates.
+    """
 
     replica: str
     digest: str | None
@@ -503,6 +508,7 @@ class ReplicaRow:
     manners: Json = field(default_factory=dict)
     candidate: CandidateRow | None = None
     trial: Trial | None = None
+    can_try: bool = True
 
 
 @dataclass(frozen=True)
@@ -569,7 +575,8 @@ class CandidateStatus:
 
     Attributes:
         weight: percent of the sessions that it is to answer; 100 where it takes over.
-        step: counts from 1; `steps` is how many there are, 0 where it takes over at once.
+        stage: index into `controller.rollout.stages`; beyond them it takes over.
+        step: of `spec.rollout.steps`, from 1; 0 before and after them. `steps` is how many there are.
         since: when the replicas were told so; `held_since`: when all of them were seen to do so.
     """
 
@@ -577,6 +584,7 @@ class CandidateStatus:
     digest: str
     mode: Literal["Direct", "Canary", "Shadow"]
     weight: int
+    stage: int
     step: int
     steps: int
     since: str

@@ -295,6 +295,7 @@ def _replica_row(row: Json) -> ReplicaRow:
         manners=manners,
         candidate=_candidate_row(candidate) if candidate else None,
         trial=_trial(trial) if trial else None,
+        can_try="candidate" in row,
     )
 
 

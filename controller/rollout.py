@@ -1,5 +1,9 @@
 """The rollout's part of the plan: which policies the replicas are to hold now, and when the next step is due.
 
+Every policy, whatever the strategy, is first loaded by every replica beside the one that serves, answering nothing: a bundle that cannot
+be loaded is found before anybody meets it, and a session that pins a policy finds it in every replica. Then come the steps of the
+strategy, and then the policy takes over.
+
 Pure. It knows the past by the status alone, and where that is lost by what the RayService is told: from any state it goes on at the
 step that the replicas are at, and never past one. The serving policy is left only for a candidate that went through every step.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 from controller import analysis, names, resources
 from controller import status as statuses
@@ -21,9 +26,34 @@ from controller.model import (
     Replicas,
     Revision,
     RolloutEnd,
-    RolloutStep,
+    RolloutSpec,
 )
 from controller.steps import short
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the replicas are told to do with a candidate.
+
+    Attributes:
+        mode, weight: as `user_config.candidate` says it.
+        step: the number of the step of `spec.rollout.steps`, 0 for what comes before and after them.
+    """
+
+    mode: Literal["Canary", "Shadow"]
+    weight: int
+    seconds: int
+    step: int = 0
+
+
+def stages(rules: RolloutSpec) -> tuple[Stage, ...]:
+    """All that a policy goes through before it takes over."""
+    loaded = Stage("Canary", 0, 0)
+    if rules.strategy == "Direct":
+        return (loaded,)
+    steps = tuple(Stage(rules.strategy, step.weight, step.seconds, number) for number, step in enumerate(rules.steps, start=1))
+    # Nobody may pin what is only compared. Replicas take a policy over one after the other: from the first one on it may be pinned in all.
+    return (loaded, *steps, loaded) if rules.strategy == "Shadow" else (loaded, *steps)
 
 
 @dataclass(frozen=True)
@@ -70,9 +100,13 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
         return Rollout(policy(wanted), progress=_told(observed, wanted, incumbent), wanted=wanted, end=end)
     if end:
         return Rollout(before, wanted=wanted, end=end, problem=_stays_back(end, wanted, before))
-    if _digest(incumbent) == wanted.digest or observed.spec.rollout.strategy == "Direct" or pin:
+    rules = replace(observed.spec.rollout, strategy="Direct", steps=()) if pin else observed.spec.rollout
+    if _digest(incumbent) == wanted.digest or (rules.strategy == "Direct" and not _can_try(observed)):
         return _taking_over(observed, wanted, before, incumbent)
-    return _trying(observed, wanted, before)
+    if not _can_try(observed):
+        message = f"the image of the replicas is older than spec.rollout.strategy {rules.strategy}; name a newer one in spec.serving.image"
+        return Rollout(before, wanted=wanted, problem=Problem("ImageTooOld", message))
+    return _trying(observed, wanted, before, rules)
 
 
 def is_over(wanted: Revision, observed: Observed) -> bool:
@@ -133,8 +167,8 @@ def events(observed: Observed, rollout: Rollout) -> tuple[Event, ...]:
         return (Event("Normal", "Promoted", message),) if rollout.end.outcome == "Promoted" else ()
     if asked:
         return (Event("Warning", "RequestRefused", "there is no rollout to promote or to abort"),)
-    is_new_step = now is not None and (before is None or (before.digest, before.step) != (now.digest, now.step))
-    if now and is_new_step and now.step <= now.steps:
+    is_new_step = now is not None and now.step > 0 and (before is None or (before.digest, before.step) != (now.digest, now.step))
+    if now and is_new_step:
         share = f"answers {now.weight} % of the sessions" if now.mode == "Canary" else "is asked beside the serving policy, and compared"
         return (Event("Normal", now.mode, f"revision {now.revision} ({short(now.digest)}) {share}: step {now.step} of {now.steps}"),)
     return ()
@@ -149,13 +183,12 @@ def _taking_over(observed: Observed, wanted: Revision, before: Json, incumbent: 
     return Rollout(policy(wanted), progress=progress, wanted=wanted, problem=failure)
 
 
-def _trying(observed: Observed, wanted: Revision, before: Json) -> Rollout:
-    """One step of a canary or shadow."""
-    rules, seen = observed.spec.rollout, observed.replicas
-    progress = _progress(observed, wanted)
-    step = rules.steps[progress.step - 1]
-    candidate = {**policy(wanted), "mode": rules.strategy, "weight": step.weight, "timeBudgetMilliseconds": rules.analysis.time_budget_ms}
-    here = Rollout(before, candidate, progress, wanted, message=_step_message(progress, "no replica could be asked"))
+def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSpec) -> Rollout:
+    """One stage on the way of a candidate."""
+    seen, progress = observed.replicas, _progress(observed, wanted, rules)
+    stage = stages(rules)[progress.stage]
+    candidate = {**policy(wanted), "mode": stage.mode, "weight": stage.weight, "timeBudgetMilliseconds": rules.analysis.time_budget_ms}
+    here = Rollout(before, candidate, progress, wanted, message=_stage_message(progress, "no replica could be asked"))
     if not isinstance(seen, Replicas):
         return here
     found = analysis.measured(seen, before["digest"], wanted.digest)
@@ -164,35 +197,37 @@ def _trying(observed: Observed, wanted: Revision, before: Json) -> Rollout:
     is_held = bool(seen.rows) and len(holding) == len(seen.rows) == seen.running
     if not is_held and not progress.held_since:
         failure = failure or _overdue(observed, progress, "took it in")
-        here = replace(here, message=_step_message(progress, f"{len(holding)} of {seen.running} replicas have it"))
+        here = replace(here, message=_stage_message(progress, f"{len(holding)} of {seen.running} replicas have it"))
         return _failed(observed, wanted, here, failure) if failure else here
     held_since = progress.held_since or statuses.timestamp(observed.now)
     progress = replace(progress, held_since=held_since)
-    here = replace(here, progress=progress, message=_step_message(progress, analysis.summary(found)))
+    here = replace(here, progress=progress, message=_stage_message(progress, analysis.summary(found)))
     if failure:
         return _failed(observed, wanted, here, failure)
-    over_since_s = _age_s(held_since, observed.now) - step.seconds
+    over_since_s = _age_s(held_since, observed.now) - stage.seconds
     if over_since_s < 0:
         return here
-    failure = analysis.returns(found, rules.analysis, len(rules.steps))
+    failure = analysis.returns(found, rules.analysis, len(rules.steps)) if stage.step else None
     if failure:
         return _failed(observed, wanted, here, failure)
     answers = found.candidate.requests + found.compared
-    if answers < rules.analysis.min_requests:
+    if stage.step and answers < rules.analysis.min_requests:
         failure = _starved(observed, answers) if over_since_s > rules.progress_deadline_s else None
         return _failed(observed, wanted, here, failure) if failure else here
-    return _next_step(observed, wanted, here, progress, analysis.summary(found))
+    return _next_stage(observed, wanted, here, rules, analysis.summary(found))
 
 
-def _next_step(observed: Observed, wanted: Revision, here: Rollout, progress: CandidateStatus, said: str) -> Rollout:
-    rules, now = observed.spec.rollout, statuses.timestamp(observed.now)
-    if progress.step < len(rules.steps):
-        step: RolloutStep = rules.steps[progress.step]
-        after = replace(progress, step=progress.step + 1, weight=step.weight, since=now, held_since=None)
-        candidate = {**(here.candidate or {}), "weight": step.weight}
-        return replace(here, candidate=candidate, progress=after, message=_step_message(after, "the replicas are told so"))
-    after = replace(progress, step=progress.step + 1, weight=100, since=now, held_since=None)
-    end = RolloutEnd("Promoted", rules.trial, "AnalysisPassed", f"it went through every step and takes over: {said}")
+def _next_stage(observed: Observed, wanted: Revision, here: Rollout, rules: RolloutSpec, said: str) -> Rollout:
+    progress, ways = here.progress, stages(rules)
+    assert progress
+    now, index = statuses.timestamp(observed.now), progress.stage + 1
+    if index < len(ways):
+        after = replace(progress, stage=index, step=ways[index].step, weight=ways[index].weight, since=now, held_since=None)
+        candidate = {**(here.candidate or {}), "mode": ways[index].mode, "weight": ways[index].weight}
+        return replace(here, candidate=candidate, progress=after, message=_stage_message(after, "the replicas are told so"))
+    after = replace(progress, stage=index, step=0, weight=100, since=now, held_since=None)
+    through = f"it went through every step: {said}" if rules.steps else "every replica has loaded it"
+    end = RolloutEnd("Promoted", observed.spec.rollout.trial, "AnalysisPassed" if rules.steps else "Loaded", f"{through}; it takes over")
     return Rollout(policy(wanted), progress=after, wanted=wanted, end=end)
 
 
@@ -221,20 +256,19 @@ def _request(observed: Observed, wanted: Revision) -> RolloutEnd | None:
     return None
 
 
-def _progress(observed: Observed, wanted: Revision) -> CandidateStatus:
-    """Where the trial of a policy is: as the status has it, or as the RayService is told, or at its beginning."""
-    rules, known = observed.spec.rollout, observed.status.candidate
-    is_known = known is not None and (known.digest, known.mode, known.steps) == (wanted.digest, rules.strategy, len(rules.steps))
-    if known and is_known and known.step <= len(rules.steps) and known.weight == rules.steps[known.step - 1].weight:
-        return known
-    told = tried(observed)
-    index = 0
-    if told and told["digest"] == wanted.digest and told.get("mode") == rules.strategy:
-        # Below the told weight there may be no step any more; the step that is not above it is where the sessions are.
-        index = max((i for i, step in enumerate(rules.steps) if step.weight <= told.get("weight", 0)), default=0)
-    step = rules.steps[index]
-    since = statuses.timestamp(observed.now)
-    return CandidateStatus(wanted.number, wanted.digest, rules.strategy, step.weight, index + 1, len(rules.steps), since)
+def _progress(observed: Observed, wanted: Revision, rules: RolloutSpec) -> CandidateStatus:
+    """Where a candidate is on its way: as the status has it, or as the RayService is told, or at its beginning."""
+    ways, known = stages(rules), observed.status.candidate
+    if known and (known.digest, known.mode, known.steps) == (wanted.digest, rules.strategy, len(rules.steps)) and known.stage < len(ways):
+        stage = ways[known.stage]
+        if (known.weight, known.step) == (stage.weight, stage.step):
+            return known
+    told, index = tried(observed), 0
+    if told and told["digest"] == wanted.digest and told.get("mode") == rules.strategy == "Canary":
+        # There may be no step of the told weight any more; the one that is not above it is where the sessions are.
+        index = max(i for i, stage in enumerate(ways) if stage.weight <= told.get("weight", 0))
+    stage, since = ways[index], statuses.timestamp(observed.now)
+    return CandidateStatus(wanted.number, wanted.digest, rules.strategy, stage.weight, index, stage.step, len(rules.steps), since)
 
 
 def _told(observed: Observed, wanted: Revision, incumbent: Json | None) -> CandidateStatus | None:
@@ -245,7 +279,7 @@ def _told(observed: Observed, wanted: Revision, incumbent: Json | None) -> Candi
         return None
     if known and known.digest == wanted.digest and known.weight == 100:
         return known
-    return CandidateStatus(wanted.number, wanted.digest, "Direct", 100, 1, 0, statuses.timestamp(observed.now))
+    return CandidateStatus(wanted.number, wanted.digest, "Direct", 100, 1, 0, 0, statuses.timestamp(observed.now))
 
 
 def _holds(row: CandidateRow | None, candidate: Json) -> bool:
@@ -309,9 +343,17 @@ def _unusable_pin(number: int, wanted: Revision | None, recorded: tuple[Revision
     return Problem("RevisionNotApproved", message)
 
 
-def _step_message(progress: CandidateStatus, said: str) -> str:
+def _stage_message(progress: CandidateStatus, said: str) -> str:
+    if not progress.step:
+        return f"revision {progress.revision} ({short(progress.digest)}) is loaded beside the serving policy: {said}"
     share = f"answers {progress.weight} % of the sessions" if progress.mode == "Canary" else "is compared"
-    return f"revision {progress.revision} {share} (step {progress.step} of {progress.steps}): {said}"
+    return f"revision {progress.revision} ({short(progress.digest)}) {share} (step {progress.step} of {progress.steps}): {said}"
+
+
+def _can_try(observed: Observed) -> bool:
+    """Whether the replicas know of candidates: an image of an earlier day may not."""
+    rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
+    return all(row.can_try for row in rows)
 
 
 def _age_s(since: str, now: datetime) -> float:

@@ -112,6 +112,8 @@ class World:
     # Bundles that no replica loads, and policies that fail half of what they are asked.
     corrupt: set[str] = field(default_factory=set)
     faulty: set[str] = field(default_factory=set)
+    # Replicas that know of no candidates.
+    is_of_an_older_day: bool = False
     published: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     times: dict[str, int] = field(default_factory=dict)
@@ -389,15 +391,17 @@ class World:
         policy, candidate = resources.served_policy(self.owner, text), resources.tried_policy(self.owner, text)
         error = self._refusal(policy["digest"]) if policy and policy["digest"] != held else None
         tried = self.trying[index]
-        row = ReplicaRow(f"replica-{index}", held, policy["digest"] if policy and error else None, error)
+        refused = policy["digest"] if policy and error else None
+        row = ReplicaRow(f"replica-{index}", held, refused, error, can_try=not self.is_of_an_older_day)
         if tried:
             errors = 500 if tried["digest"] in self.faulty else 0
-            trial = Trial(Tally(requests=9000), Tally(requests=1000, errors=errors))
+            asked = Tally(requests=1000, errors=errors) if tried["weight"] or tried["mode"] == "Shadow" else Tally()
+            trial = Trial(Tally(requests=9000), asked)
             return replace(row, candidate=CandidateRow(tried["digest"], tried["mode"], tried["weight"], True), trial=trial)
         problem = self._refusal(candidate["digest"]) if candidate else None
         if candidate and problem:
-            refused = CandidateRow(candidate["digest"], candidate["mode"], candidate["weight"], False, problem=problem)
-            return replace(row, candidate=refused)
+            found = CandidateRow(candidate["digest"], candidate["mode"], candidate["weight"], False, problem=problem)
+            return replace(row, candidate=found)
         return row
 
     def _refusal(self, digest: str) -> Problem | None:

@@ -26,11 +26,11 @@ def served(**changes: Any) -> World:
 
 
 def retrained(world: World, seed: int = 2, **changes: Any) -> World:
-    """The same, asked for another policy, until the replicas are told to try it."""
+    """The same, asked for another policy, until the replicas are told of its first step."""
     world.edit(serving__replicas=2, training__seed=seed, **changes)
     for _ in range(20):
         world.get_on()
-        if told(world)[1] is not None:
+        if world.status.get("candidate", {}).get("step") == 1:
             return world
     raise AssertionError(world.status)
 
@@ -58,17 +58,46 @@ def new_digest(world: World) -> str:
 def test_a_canary_goes_through_its_steps_and_takes_over() -> None:
     world = served(**CANARY)
     first = told(world)[0]
-    retrained(world, **CANARY)
+    world.edit(serving__replicas=2, training__seed=2, **CANARY)
     seen = []
     for _ in range(40):
         if (state := told(world)) not in seen:
             seen.append(state)
         world.get_on()
     second = new_digest(world)
-    assert seen == [(first, 10), (first, 50), (second, None)]
+    assert seen == [(first, None), (first, 0), (first, 10), (first, 50), (second, None)]
     assert world.condition("Ready")["status"] == "True"
     assert "candidate" not in world.status
     assert revision(world, 2)["rollout"]["outcome"] == "Promoted"
+
+
+def test_a_policy_is_loaded_by_every_replica_before_one_of_them_answers_by_it() -> None:
+    world = served()
+    first = told(world)[0]
+    world.edit(serving__replicas=2, training__seed=2)
+    while told(world) != (first, 0):
+        world.get_on()
+    while told(world) == (first, 0):
+        assert world.rows == [first] * 2
+        world.load()
+        held = [bool(trying) for trying in world.trying]
+        world.reconcile()
+    assert held == [True, True]
+    assert told(world) == (new_digest(world), None)
+
+
+def test_replicas_of_an_older_image_take_a_policy_over_at_once_and_try_none() -> None:
+    world = served()
+    world.is_of_an_older_day = True
+    world.edit(serving__replicas=2, training__seed=2)
+    world.settle()
+    assert told(world) == (new_digest(world), None)
+    assert not world.tried
+    world.edit(serving__replicas=2, training__seed=4, **CANARY)
+    world.settle()
+    assert world.condition("Ready")["reason"] == "ImageTooOld"
+    assert "spec.serving.image" in world.condition("Ready")["message"]
+    assert not world.tried
 
 
 def test_a_step_lasts_from_the_moment_that_every_replica_is_at_it() -> None:
@@ -251,7 +280,7 @@ def test_a_status_that_was_lost_goes_on_at_the_step_that_the_replicas_are_at() -
     world.status = {key: value for key, value in world.status.items() if value}
     world.reconcile()
     assert told(world)[1] == 50
-    assert world.status["candidate"]["step"] == 2
+    assert (world.status["candidate"]["stage"], world.status["candidate"]["step"]) == (2, 2)
 
 
 def test_a_pause_stops_a_canary_where_it_is() -> None:

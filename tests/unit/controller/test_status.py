@@ -37,7 +37,7 @@ FULL = Status(
     ),
     training=TrainingStatus("cartpole-train-1", "1", 2, LONG_AGO, Progress(3, 3072, 61.2, 12.5, 40.0)),
     serving=ServingStatus("sha256:ab", 1, 480.0, 2, 3, "file:///b"),
-    candidate=CandidateStatus(2, "sha256:cd", "Canary", 10, 1, 2, "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"),
+    candidate=CandidateStatus(2, "sha256:cd", "Canary", 10, 1, 1, 2, "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"),
     revisions=(
         Revision(
             1, "sha256:ab", "file:///a", "r1", LONG_AGO, "train:1", 0, 1000, None, "Pass", Evaluation("e", 480.0, 1.5, 100, 1000, 479.7)
