@@ -33,7 +33,7 @@ from controller.model import (
     TrainingStatus,
     Unknown,
 )
-from controller.steps import Step, is_outdated, outdated_message, short
+from controller.steps import Step, is_outdated, outdated_message
 
 ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
@@ -134,7 +134,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         steps = f" after {candidate.env_steps} environment steps" if candidate.env_steps else ""
         return Step(
             Condition(
-                statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({short(candidate.digest)}) was published{steps}"
+                statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({_short(candidate.digest)}) was published{steps}"
             )
         )
     if not accepted.is_done:
@@ -153,7 +153,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     if is_outdated(job, observed):
         return _untrained("Stopping", outdated_message(job), (Delete("Job", job.name),), under_way="Training")
     if candidate and job.replaces is None and job.phase != "Running":
-        message = f"the bundle of revision {candidate.number} ({short(candidate.digest)}) is not where the replicas look: it is made again"
+        message = f"the bundle of revision {candidate.number} ({_short(candidate.digest)}) is not where the replicas look: it is made again"
         return _untrained("BundleLost", message, (Delete("Job", job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
         problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
@@ -271,7 +271,7 @@ def replicas(observed: Observed, target: Json | None) -> Step:
     if refused:
         row, error = refused
         meanwhile = "it goes on serving what it has" if row.digest else "it has no policy to answer with"
-        message = f"the replica {row.replica} refuses {short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
+        message = f"the replica {row.replica} refuses {_short(target['digest'])}: {error.reason}: {error.message}; {meanwhile}"
         if error.reason == "Missing" and not _mounts_the_claim(observed):
             claim = resources.claim_name(observed.owner, observed.spec)
             message += (
@@ -290,12 +290,12 @@ def replicas(observed: Observed, target: Json | None) -> Step:
                 statuses.READY,
                 "True",
                 "Serving",
-                f"revision {target['revision']} ({short(target['digest'])}) answers on {_replicas(ready)}",
+                f"revision {target['revision']} ({_short(target['digest'])}) answers on {_replicas(ready)}",
             )
         )
     return _unready(
         "RollingOut",
-        f"revision {target['revision']} ({short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
+        f"revision {target['revision']} ({_short(target['digest'])}) answers on {ready} of {_replicas(max(wanted.start, seen.running))}",
         under_way="RollingOut",
     )
 
@@ -400,7 +400,7 @@ def availability(observed: Observed, recorded: tuple[Revision, ...]) -> Conditio
         return Condition(statuses.AVAILABLE, "False", "UnknownPolicy", "a policy answers that this PolicyModel has not made")
     digest = str(ours[0].digest)
     return Condition(
-        statuses.AVAILABLE, "True", "PolicyAnswers", f"revision {known[digest].number} ({short(digest)}) answers on {_replicas(len(ours))}"
+        statuses.AVAILABLE, "True", "PolicyAnswers", f"revision {known[digest].number} ({_short(digest)}) answers on {_replicas(len(ours))}"
     )
 
 
@@ -542,8 +542,12 @@ def _asked_for(spec: Spec) -> str:
 def _rollout_message(target: Json | None, name: str) -> str:
     if target is None:
         return f"the RayService {name} is told its application"
-    return f"the RayService {name} is told to serve revision {target['revision']} ({short(target['digest'])})"
+    return f"the RayService {name} is told to serve revision {target['revision']} ({_short(target['digest'])})"
 
 
 def _replicas(number: int) -> str:
     return f"{number} replica" + ("" if number == 1 else "s")
+
+
+def _short(digest: str) -> str:
+    return digest[:19]
