@@ -15,22 +15,33 @@ from controller.model import Event, Observed, Revision, Trigger
 
 def trigger(observed: Observed) -> Trigger | None:
     """What asks for the training that counts, or None for the first of its spec."""
-    origin = observed.spec.origin
-    found = _current(observed)
-    asked = observed.request(names.APPROVE)
+    found, asked = _current(observed), observed.request(names.APPROVE)
     if asked and not asked.problem:
         # Whoever approves a policy of this spec wants that one, and not the one that would come after it.
-        named = next((revision for revision in observed.status.revisions if revision.number == asked.revision), None)
-        found = named.trigger if named and named.origin == origin else found
-    number = found.number + 1 if found else 1
+        named = next((revision for revision in _of_this_spec(observed) if revision.number == asked.revision), None)
+        found = named.trigger if named else found
     asked = observed.request(names.RETRAIN)
     if asked and not asked.problem:
-        return Trigger("Request", origin, asked.id, number)
+        return Trigger("Request", observed.spec.origin, asked.id, _next_number(observed, found))
+    return found if observed.spec.paused else _after_the_gate(observed, found)
+
+
+def _after_the_gate(observed: Observed, found: Trigger | None) -> Trigger | None:
+    """The trigger, unless the gate does not let its policy through: then that of another draw that it may let through (it may be another
+    gate than it was, or another policy may serve), and where there is none, and the gate trains again, that of a new one."""
     seen = replace(observed, spec=replace(observed.spec, trigger=found))
     candidate = history.newest(observed.status.revisions, seen.spec.run)
-    if candidate and not observed.spec.paused and _is_to_be_retrained(history.with_approval(candidate, observed), seen):
-        return Trigger("Gate", origin, candidate.run, number, (found.retrains if found else 0) + 1)
-    return found
+    if candidate and not _is_refused(candidate, seen):
+        return found
+    draws = [revision for revision in _of_this_spec(observed) if _root(revision.trigger) == _root(found)]
+    hopeful = [draw for draw in draws if draw is history.newest(observed.status.revisions, draw.run) and not _is_refused(draw, seen)]
+    if hopeful:
+        return hopeful[-1].trigger
+    if candidate is None or not is_due(candidate, seen):
+        return found
+    made = Trigger("Gate", observed.spec.origin, candidate.run, _next_number(observed, found), (found.retrains if found else 0) + 1)
+    run = replace(observed.spec, trigger=made).run
+    return next((draw.trigger for draw in draws if draw.run == run), made)
 
 
 def is_due(candidate: Revision, observed: Observed) -> bool:
@@ -69,17 +80,31 @@ def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Eve
 
 def _current(observed: Observed) -> Trigger | None:
     """The trigger of this spec that was asked for last."""
-    origin, last = observed.spec.origin, observed.status.training
-    if last and last.origin == origin:
+    last = observed.status.training
+    if last and last.origin == observed.spec.origin:
         return last.trigger
-    of_this_spec = [revision for revision in observed.status.revisions if revision.origin == origin]
-    approved = [revision for revision in of_this_spec if revision.is_approved]
-    newest = [*of_this_spec[-1:], *approved[-1:]]
+    known = _of_this_spec(observed)
+    newest = [*known[-1:], *[revision for revision in known if revision.is_approved][-1:]]
     return newest[-1].trigger if newest else None
 
 
-def _is_to_be_retrained(candidate: Revision, observed: Observed) -> bool:
-    """Whether the status holds a policy of the run whose evaluations are all made, and the gate does not let it through."""
-    if candidate.evaluation is None or not is_due(candidate, observed) or history.wanted_look(candidate, observed):
+def _of_this_spec(observed: Observed) -> list[Revision]:
+    return [revision for revision in observed.status.revisions if revision.origin == observed.spec.origin]
+
+
+def _next_number(observed: Observed, found: Trigger | None) -> int:
+    """The number of one more training: its seed is no other's."""
+    known = [found, *(revision.trigger for revision in _of_this_spec(observed))]
+    return 1 + max((trigger.number for trigger in known if trigger), default=0)
+
+
+def _root(trigger: Trigger | None) -> int:
+    """The number of the training that the gate's own follow from: its draws are equals, and a request wants a draw after them."""
+    return trigger.number - trigger.retrains if trigger else 0
+
+
+def _is_refused(candidate: Revision, observed: Observed) -> bool:
+    """Whether a policy of the status has had all its evaluations, and the gate does not let it through."""
+    if history.with_approval(candidate, observed).approval or history.wanted_look(candidate, observed):
         return False
     return history.verdict(candidate, observed).outcome != "Pass"

@@ -67,7 +67,8 @@ def outcomes(storage: Storage, digests: dict[str, str], name: str) -> list[str]:
     spec = spec_of(document(gate__minReturn=0, gate__againstServing={"maxRegression": 10}))
     found = []
     for number in range(COMPARISONS):
-        *_, (verdict, evaluation) = decided(storage, spec, digests[name], digests["serving"], f"{name}-{number}")
+        # Both policies are compared on the same sets of seeds, so the serving one plays each but once.
+        *_, (verdict, evaluation) = decided(storage, spec, digests[name], digests["serving"], f"run-{number}")
         print(f"{name} {number}: {verdict.outcome} after {evaluation.episodes} episodes: {verdict.message}")
         found.append(verdict.outcome)
     return found

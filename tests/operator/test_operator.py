@@ -330,6 +330,45 @@ def test_another_seed_replaces_the_job_and_then_what_is_served(kube, operator):
     assert status(kube)["serving"]["revision"] == 2
 
 
+def ask(kube: Kube, verb: str, **more: Any) -> None:
+    """`kubectl annotate`, with what the API server notes of it."""
+    annotation = names.request_annotation(verb)
+    asked = json.dumps({"id": "r1", "user": "alice", "time": "2026-01-01T12:00:00Z", **more})
+    fields = {"f:metadata": {"f:annotations": {f"f:{annotation}": {}}}}
+    managed = {"manager": "kubectl-annotate", "operation": "Update", "time": "2026-01-01T12:00:00Z", "fieldsV1": fields}
+    kube.change(
+        "policymodels", "cartpole", lambda found: found["metadata"].update(annotations={annotation: asked}, managedFields=[managed])
+    )
+
+
+def test_a_policy_that_fails_the_gate_is_served_by_somebodys_word(kube, operator):
+    operator()
+    create(kube, gate__minReturn=900)
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    finish(kube, JOB)
+    until(lambda: any(found["reason"] == "GateFailed" for found in status(kube).get("conditions", [])), lambda: status(kube))
+    assert served_digest(kube) is None
+    ask(kube, names.APPROVE, revision=1)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    approval = {"user": "alice", "fieldManager": "kubectl-annotate", "time": "2026-01-01T12:00:00Z"}
+    assert status(kube)["revisions"][0]["approval"] == approval
+    check_the_end(kube)
+
+
+def test_a_request_trains_again_once(kube, operator):
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    ask(kube, names.RETRAIN)
+    until(lambda: status(kube).get("lastHandledRequests") == {"retrain": "r1"}, lambda: status(kube))
+    until(lambda: len(kube.created("jobs")) == 2)
+    again = kube.created("jobs")[-1]
+    finish(kube, again)
+    until(lambda: is_ready(kube) and kube.one("jobs", JOB) is None, lambda: status(kube))
+    assert status(kube)["serving"]["revision"] == 2
+    assert kube.created("jobs") == [JOB, again]
+
+
 def test_what_is_deleted_is_gone_and_nothing_is_made_again(kube, operator):
     operator()
     create(kube)

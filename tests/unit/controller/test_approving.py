@@ -214,6 +214,35 @@ def test_it_trains_again_a_bounded_number_of_times_and_what_serves_goes_on():
     assert len(trainings(world)) == 1 + 1 + 4
 
 
+def test_a_gate_that_asks_for_less_takes_any_of_the_policies_that_it_had_trained():
+    asked = {"gate__onFail": "Retrain", "gate__maxRetrains": 1}
+    world = World(document(gate__minReturn=600, **asked))
+    world.settle()
+    assert [revision["verdict"] for revision in world.status["revisions"]] == ["Fail", "Fail"]
+    edited(world, gate__minReturn=475, gate__episodes=50, **asked)
+    assert (condition(world, "Ready")[0], world.status["serving"]["revision"]) == ("True", 1)
+    assert len(trainings(world)) == 2
+
+
+def test_a_request_whose_policy_is_refused_is_not_forgotten_for_an_older_one():
+    world = ready()
+    world.ask(names.RETRAIN)
+    world.settle()
+    edited(world, gate__episodes=50)
+    assert condition(world, "Approved") == ("False", "GateFailed")
+    assert last_revision(world)["verdict"] == "Fail"
+
+
+def test_each_training_of_a_spec_has_a_seed_of_its_own():
+    world = World(document(gate__minReturn=900, gate__onFail="Retrain", gate__maxRetrains=1))
+    world.settle()
+    world.ask(names.APPROVE, revision=1)
+    world.settle()
+    world.ask(names.RETRAIN)
+    world.settle()
+    assert [revision["seed"] for revision in world.status["revisions"]] == [0, 1, 2, 3]
+
+
 def test_what_the_gate_cannot_tell_trains_again_too():
     world = World(document(gate__minReturn=495, training__seed=NOISY, gate__onFail="Retrain", gate__maxRetrains=2))
     world.settle()
