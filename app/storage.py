@@ -129,6 +129,22 @@ def directory_aside(final: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def children(place: Path) -> list[str]:
+    """The names of what lies in a directory, sorted; none where there is no such directory."""
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+
+def remove(place: Path, seal: str) -> None:
+    """Removes a directory, `seal` first: whatever stops it half-way, what is left counts as not there."""
+    (place / seal).unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def remove_file(directory: Path, name: str) -> None:
+    """Removes a file of a directory, if it is there."""
+    (directory / name).unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None where there is no file or it is no JSON object (it is then written again)."""
     try:

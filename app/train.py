@@ -138,6 +138,8 @@ def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
         "run": asked.id,
         "digest": digest,
         "uri": asked.storage.bundle_uri(digest),
+        "seed": asked.task.seed,
+        "configHash": _config_hash(asked.task),
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
@@ -209,15 +211,23 @@ def _golden_rows(recording: Recording) -> Array:
     return np.linspace(0, steps - 1, count).astype(int)
 
 
+def _config(task: TrainingTask) -> dict[str, Any]:
+    """Everything that PPO was told, defaults included."""
+    filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
+    return {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
+
+
+def _config_hash(task: TrainingTask) -> str:
+    return digest_of(canonical_json(_config(task)))
+
+
 def _facts(task: TrainingTask, state: RunState) -> dict[str, Any]:
     """The manifest's content: no clock and no name in it, so equal trainings give equal digests."""
-    filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
-    config = {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
     return {
         "environment": task.environment.described(),
         "seed": task.seed,
-        "configHash": digest_of(canonical_json(config)),
-        "config": config,
+        "configHash": _config_hash(task),
+        "config": _config(task),
         "parent": None,
         "envSteps": state.curve[-1].env_steps,
         "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],

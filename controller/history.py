@@ -1,17 +1,21 @@
 """The revisions of a PolicyModel: what is published, how it was evaluated, what the gate says of it, and who approved it.
 
 Pure. May not decide what is done: it says what is so, from the status and from what finished Jobs say.
+
+A revision that was pruned stays in the history as a record: others name it as their parent, and its number is never used again. It is no
+policy any more: nothing here takes it for the policy of its run.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from controller import gate, names, resources
 from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
 
-# The history in the status; a run that has dropped out says its result again when it is asked for.
-REVISIONS_KEPT = 20
+# Records of pruned revisions go when there are this many newer ones. What is not pruned stays in the status: nobody else knows of it.
+RECORDS_KEPT = 50
 
 
 def revisions(observed: Observed) -> tuple[Revision, ...]:
@@ -22,21 +26,16 @@ def revisions(observed: Observed) -> tuple[Revision, ...]:
             history.append(_revision(job, job.result, observed, 1 + max((revision.number for revision in history), default=0)))
         if job.role == names.ROLE_EVALUATE and job.result:
             history = [_evaluated(revision, job, job.result, observed) for revision in history]
-    approved = [with_approval(revision, observed) for revision in history]
+    approved = [with_approval(revision, observed) for revision in _with_retention(history, observed)]
     # Only the run that the spec asks for is judged by the gate that the spec states; the others keep the verdict they got.
     judged = [_judged(revision, observed) if revision.run == observed.spec.run else revision for revision in approved]
-    serving_now = observed.status.serving.revision if observed.status.serving else None
-    oldest_kept = len(judged) - REVISIONS_KEPT
-    return tuple(
-        revision
-        for index, revision in enumerate(judged)
-        if index >= oldest_kept or revision.run == observed.spec.run or revision.number == serving_now
-    )
+    oldest = len(judged) - RECORDS_KEPT
+    return tuple(revision for index, revision in enumerate(judged) if index >= oldest or revision.retention != "Pruned")
 
 
 def newest(recorded: tuple[Revision, ...], run: str) -> Revision | None:
-    """The published policy of a run: where one was lost and made again otherwise, that."""
-    return next((revision for revision in reversed(recorded) if revision.run == run), None)
+    """The published policy of a run: where one was lost and made again otherwise, that. One that was pruned is none."""
+    return next((revision for revision in reversed(recorded) if revision.run == run and revision.is_kept), None)
 
 
 def opponent(observed: Observed, candidate: Revision | None) -> str | None:
@@ -110,12 +109,30 @@ def _revision(job: JobState, result: Json, observed: Observed, number: int) -> R
         run=job.run,
         trained_at=result.get("trainedAt"),
         image=job.image,
-        seed=spec.seed if is_of_this_spec else None,
+        seed=spec.seed if is_of_this_spec else result.get("seed"),
         env_steps=result.get("envSteps"),
         parent=observed.status.serving.revision if observed.status.serving else None,
         evaluation=evaluation_of(result) if result.get("evaluation") else None,
         trigger=spec.trigger if is_of_this_spec else last.trigger if last and last.run == job.run else None,
+        config_hash=result.get("configHash"),
     )
+
+
+def _with_retention(history: list[Revision], observed: Observed) -> list[Revision]:
+    """The history with what prune Jobs have removed, or were told to: from then on a policy may be gone in part, whatever becomes of the
+    Job."""
+    jobs = [job for job in observed.jobs if job.role == names.ROLE_PRUNE]
+    told = {digest for job in jobs for digest in job.prunes}
+    done = {digest for job in jobs if job.phase == "Succeeded" and not job.problem for digest in job.prunes}
+    # A run that was trained again may have come out the same: then the bundle belongs to the newer revision.
+    anew = {revision.digest for revision in history if revision.is_kept} - told
+
+    def retention(revision: Revision) -> Literal["Pruning", "Pruned"] | None:
+        if revision.retention == "Pruned" or revision.digest in done or (revision.retention == "Pruning" and revision.digest in anew):
+            return "Pruned"
+        return "Pruning" if revision.digest in told else revision.retention
+
+    return [replace(revision, retention=retention(revision)) for revision in history]
 
 
 def _evaluated(revision: Revision, job: JobState, result: Json, observed: Observed) -> Revision:
@@ -138,7 +155,7 @@ def _judged(revision: Revision, observed: Observed) -> Revision:
 def with_approval(revision: Revision, observed: Observed) -> Revision:
     """The revision with the approval that a request gives it."""
     asked = observed.request(names.APPROVE)
-    if asked is None or asked.problem or asked.revision != revision.number:
+    if asked is None or asked.problem or asked.revision != revision.number or not revision.is_kept:
         return revision
     return replace(revision, approval=Approval(asked.user, asked.field_manager, asked.time))
 

@@ -230,7 +230,7 @@ class Local:
         return JobState(
             name=name,
             role=labels[names.LABEL_ROLE],
-            run=labels[names.LABEL_RUN],
+            run=labels.get(names.LABEL_RUN, ""),
             evaluation=labels.get(names.LABEL_EVALUATION),
             hash=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
             replaces=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_REPLACES),
@@ -240,6 +240,7 @@ class Local:
             result=word.get("result") if exit_code == 0 else None,
             problem=Problem(error.get("reason", "TrainingFailed"), message) if exit_code else None,
             progress=observation.last_progress(text[-8192:]),
+            prunes=observation.prunes(manifest["metadata"]),
         )
 
     def _start_job(self, manifest: Json) -> None:

@@ -92,6 +92,7 @@ class Trigger:
         id: of the request, or the run that failed its gate.
         number: counts the trainings of this spec beyond its first; it is added to the seed, so that each is another draw.
         retrains: how many of them in a row the gate has asked for.
+        user: who asked, as the request claims; None of the gate.
     """
 
     kind: Literal["Request", "Gate"]
@@ -99,17 +100,23 @@ class Trigger:
     id: str
     number: int
     retrains: int = 0
+    user: str | None = None
 
 
 @dataclass(frozen=True)
 class StorageSpec:
-    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen."""
+    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen.
+
+    Attributes:
+        keep_revisions: how many of the newest are kept, beside those that are needed.
+    """
 
     size: str | None
     access_modes: tuple[str, ...]
     storage_class_name: str | None
     existing_claim: str | None
     deletion_policy: Literal["Delete", "Retain"]
+    keep_revisions: int
 
 
 @dataclass(frozen=True)
@@ -348,7 +355,14 @@ class RolloutEnd:
 
 @dataclass(frozen=True)
 class Revision:
-    """A published policy."""
+    """A published policy.
+
+    Attributes:
+        config_hash: sha256 of everything that PPO was told.
+        parent: the number of the revision that served when it was published.
+        retention: None while it is kept. `Pruning`: a Job has been told to remove it, and it may be gone in part; `Pruned`: it is gone, and
+            its record stays for those that name it. Either way it is no policy to choose any more, and its number is no other's.
+    """
 
     number: int
     digest: str
@@ -364,6 +378,12 @@ class Revision:
     approval: Approval | None = None
     trigger: Trigger | None = None
     rollout: RolloutEnd | None = None
+    config_hash: str | None = None
+    retention: Literal["Pruning", "Pruned"] | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        return self.retention is None
 
     @property
     def is_approved(self) -> bool:
@@ -398,9 +418,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobState:
-    """A training or evaluation Job of ours.
+    """A training, evaluation or prune Job of ours.
 
     Attributes:
+        run: whose policy it makes or plays; "" of a prune Job.
+        prunes: the digests that it removes.
         hash: that of the fields that its pods were made from; None where an older operator made it.
         replaces: the digest of the lost bundle that it makes again.
         result: its termination message, once it has succeeded and while its pod is there.
@@ -420,6 +442,7 @@ class JobState:
     result: Json | None = None
     problem: Problem | None = None
     progress: Progress | None = None
+    prunes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -789,6 +812,7 @@ def spec_of(document: Json) -> Spec:
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],
+            keep_revisions=storage["keepRevisions"],
         ),
         serving=ServingSpec(
             route=serving["route"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 GROUP = "policymodel.dev"
@@ -30,12 +30,14 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_EVALUATION = f"{GROUP}/evaluation"
 ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_REPLACES = f"{GROUP}/replaces"
+ANNOTATION_PRUNES = f"{GROUP}/prunes"
 # One-shot requests: `policymodel.dev/<verb>` holds {id, user, time, ...}, and `status.lastHandledRequests.<verb>` the id that was seen to.
 APPROVE, RETRAIN, PROMOTE, ABORT = "approve", "retrain", "promote", "abort"
 REQUESTS = (APPROVE, RETRAIN, PROMOTE, ABORT)
 
 ROLE_TRAIN = "train"
 ROLE_EVALUATE = "evaluate"
+ROLE_PRUNE = "prune"
 ROLE_SERVE = "serve"
 
 DEPLOYMENT = "ServePPOModel"
@@ -67,6 +69,10 @@ def training_job(owner: str, run: str) -> str:
 
 def evaluation_job(owner: str, evaluation: str) -> str:
     return f"{owner}-evaluate-{evaluation}"
+
+
+def prune_job(owner: str, digests: Sequence[str]) -> str:
+    return f"{owner}-prune-{digest_of({'digests': sorted(digests)})}"
 
 
 def claim(owner: str) -> str:

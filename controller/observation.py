@@ -104,7 +104,7 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
     return JobState(
         name=job["metadata"]["name"],
         role=labels[names.LABEL_ROLE],
-        run=labels[names.LABEL_RUN],
+        run=labels.get(names.LABEL_RUN, ""),
         evaluation=labels.get(names.LABEL_EVALUATION),
         phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
         deleting="deletionTimestamp" in job["metadata"],
@@ -116,7 +116,13 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
         result=result,
         problem=problem,
         progress=last_progress(log),
+        prunes=prunes(job["metadata"]),
     )
+
+
+def prunes(metadata: Json) -> tuple[str, ...]:
+    """The digests that a Job removes."""
+    return tuple(metadata.get("annotations", {}).get(names.ANNOTATION_PRUNES, "").split())
 
 
 def last_progress(log: str) -> Progress | None:
@@ -234,6 +240,8 @@ def _is_progress(progress: Json) -> bool:
 def _is_result(word: Json, role: str) -> bool:
     """Whether a last word holds what a revision, or an evaluation, is made from. The image may be its user's: it may say anything."""
     result = word.get("result")
+    if role == names.ROLE_PRUNE:
+        return isinstance(result, Mapping) and isinstance(result.get("pruned"), int)
     if not isinstance(result, Mapping) or not isinstance(result.get("digest"), str):
         return False
     evaluation = result.get("evaluation")
@@ -243,8 +251,9 @@ def _is_result(word: Json, role: str) -> bool:
 
 
 def _is_publication(result: Json) -> bool:
-    is_counted = result.get("envSteps") is None or isinstance(result["envSteps"], int)
-    return isinstance(result.get("uri"), str) and is_counted and _is_moment(result.get("trainedAt"))
+    are_counted = all(isinstance(result.get(name), int | None) for name in ("envSteps", "seed"))
+    are_named = isinstance(result.get("uri"), str) and isinstance(result.get("configHash"), str | None)
+    return are_named and are_counted and _is_moment(result.get("trainedAt"))
 
 
 def _is_moment(text: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, resources, retraining, rollout, serving
+from controller import approving, history, names, resources, retention, retraining, rollout, serving
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -61,13 +61,15 @@ def plan(observed: Observed, settings: Settings) -> Plan:
 
     steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
     stale = [*_stale_trainings(observed), *approving.stale_evaluations(observed, candidate)]
+    retained, recorded = retention.pruned(observed, settings, recorded, wanted, steps)
+    steps = (*steps, retained)
     actions = (*(action for step in steps for action in step.actions), *stale)
     if observed.spec.paused:
         steps, actions = tuple(_paused(step) for step in steps), ()
     status = _status(observed, settings, images, recorded, wanted, steps)
     requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
-    events = (*retraining.events(observed, recorded), *rollout.events(observed, wanted), *statuses.events(observed.status, status))
-    return Plan(status, actions, events, requeue_after_s)
+    told = (*retraining.events(observed, recorded), *rollout.events(observed, wanted), *retention.events(observed, recorded))
+    return Plan(status, actions, (*told, *statuses.events(observed.status, status)), requeue_after_s)
 
 
 def acceptance(observed: Observed, settings: Settings) -> Step:
@@ -142,6 +144,9 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         return _untrained(storage.problem.reason, storage.problem.message)
     if any(other.run != spec.run and other.phase == "Running" for other in jobs):
         return _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
+    prune = retention.live_job(observed)
+    if job is None and prune:
+        return _untrained("Pruning", f"the training begins when the Job {prune.name} has removed old revisions", under_way="Training")
     if job is None:
         lost = candidate.digest if candidate else None
         manifest = resources.training_job(owner, spec, settings, images, lost, history.opponent(observed, candidate))
@@ -195,7 +200,7 @@ def exposure(observed: Observed, settings: Settings) -> Step:
 
 def _stale_trainings(observed: Observed) -> Iterable[Delete]:
     """Training Jobs of other runs. What a Job has published goes into the status before the Job goes."""
-    recorded = {revision.run for revision in observed.status.revisions}
+    recorded = {revision.run for revision in observed.status.revisions if revision.is_kept}
     for job in observed.jobs:
         is_unrecorded = bool(job.result) and job.run not in recorded
         if job.role == names.ROLE_TRAIN and job.run != observed.spec.run and not (job.deleting or is_unrecorded):
@@ -210,7 +215,7 @@ def _status(
     wanted: Rollout,
     steps: tuple[Step, ...],
 ) -> Status:
-    accepted, _, trained, approved, served, _ = steps
+    accepted, _, trained, approved, served, *_ = steps
     ready = _ready(steps, is_pinned=observed.spec.served_revision is not None)
     problem = next((step.problem for step in steps if step.problem), None)
     # What cannot be asked for a moment goes on as it was: a policy that served is not rolled out by that.
@@ -250,7 +255,7 @@ def _status(
 def _ready(steps: tuple[Step, ...], *, is_pinned: bool) -> Condition:
     """True when what this generation asks for answers on every replica; else the first thing that stands in the way. What is pinned is
     asked for, whatever is trained meanwhile."""
-    accepted, _, trained, approved, served, exposed = steps
+    accepted, _, trained, approved, served, exposed, _ = steps
     for step in (accepted, *(() if is_pinned else (trained, approved)), served, exposed):
         if not step.is_done:
             unknown = step.finding.status == "Unknown"

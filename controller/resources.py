@@ -8,7 +8,7 @@ never re-renders `rayClusterConfig` (KubeRay would build a second cluster for ev
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -21,6 +21,10 @@ STORAGE_PATH = "/storage"
 # Seconds that a training Job gets beyond spec.training.stop.timeSeconds, for start-up, export and evaluation.
 START_AND_EXPORT_S = 900
 EVALUATION_DEADLINE_S = 3600
+PRUNE_DEADLINE_S = 3600
+PRUNE_BACKOFF_LIMIT = 3
+# Removing files takes no more, whatever a training does.
+PRUNE_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 
 # Ray starts workers at nice 15, behind everything else on the node.
 SERVE_ENVIRONMENT = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_worker_niceness": "0"}
@@ -113,7 +117,8 @@ def training_job(
         ["-m", "app.train", *_flags(arguments), *_allow_list(settings)],
         owner,
         spec,
-        images,
+        training.image or images.training,
+        training.resources,
         backoff_limit=training.backoff_limit,
         deadline_s=(training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1),
         annotations={names.ANNOTATION_REPLACES: replaces} if replaces else {},
@@ -122,6 +127,7 @@ def training_job(
 
 def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images, revision: Revision, look: Look) -> Json:
     """The Job that evaluates a published policy as the gate asks today, without training."""
+    training = spec.training
     arguments = {
         "--storage": storage_uri(owner, settings),
         "--digest": revision.digest,
@@ -134,9 +140,28 @@ def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images,
         ["-m", "app.evaluate", *_flags(arguments), *_allow_list(settings)],
         owner,
         spec,
-        images,
-        backoff_limit=spec.training.backoff_limit,
+        training.image or images.training,
+        training.resources,
+        backoff_limit=training.backoff_limit,
         deadline_s=EVALUATION_DEADLINE_S,
+    )
+
+
+def prune_job(owner: Owner, spec: Spec, settings: Settings, digests: Sequence[str]) -> Json:
+    """The Job that removes policies from the storage. Its image is the operator's own of today: one of the user's, or of an earlier day,
+    may not know how."""
+    return _job(
+        names.prune_job(owner.name, digests),
+        names.ROLE_PRUNE,
+        {},
+        ["-m", "app.prune", "--storage", storage_uri(owner, settings), "--delete", *digests],
+        owner,
+        spec,
+        settings.training_image,
+        PRUNE_RESOURCES,
+        backoff_limit=PRUNE_BACKOFF_LIMIT,
+        deadline_s=PRUNE_DEADLINE_S,
+        annotations={names.ANNOTATION_PRUNES: " ".join(digests)},
     )
 
 
@@ -374,7 +399,8 @@ def _job(
     arguments: list[str],
     owner: Owner,
     spec: Spec,
-    images: Images,
+    image: str,
+    wanted_resources: Json,
     *,
     backoff_limit: int,
     deadline_s: int,
@@ -383,12 +409,12 @@ def _job(
     training = spec.training
     container = {
         "name": role,
-        "image": training.image or images.training,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python"],
         "args": arguments,
         "env": _environment({"HOME": "/tmp"}, training.template),
-        "resources": training.resources,
+        "resources": wanted_resources,
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": [
             {"name": "policies", "mountPath": STORAGE_PATH},

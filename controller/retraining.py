@@ -18,11 +18,12 @@ def trigger(observed: Observed) -> Trigger | None:
     found, asked = _current(observed), observed.request(names.APPROVE)
     if asked and not asked.problem:
         # Whoever approves a policy of this spec wants that one, and not the one that would come after it.
-        named = next((revision for revision in _of_this_spec(observed) if revision.number == asked.revision), None)
+        known = _of_this_spec(observed)
+        named = next((revision for revision in known if revision.number == asked.revision and revision.is_kept), None)
         found = named.trigger if named else found
     asked = observed.request(names.RETRAIN)
     if asked and not asked.problem:
-        return Trigger("Request", observed.spec.origin, asked.id, _next_number(observed, found))
+        return Trigger("Request", observed.spec.origin, asked.id, _next_number(observed, found), user=asked.user)
     return found if observed.spec.paused else _after_the_gate(observed, found)
 
 
@@ -72,7 +73,11 @@ def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Eve
         return Event("Normal", "RetrainRequested", f"{asked.user} asked for another training, from seed {observed.spec.seed}")
     if verb != names.APPROVE:
         return None  # told by the rollout, which knows whether there is one
-    if not any(revision.number == asked.revision for revision in recorded):
+    named = next((revision for revision in recorded if revision.number == asked.revision), None)
+    if named and not named.is_kept:
+        message = f"metadata.annotations: {annotation} names revision {named.number}, which was pruned (spec.storage.keepRevisions)"
+        return Event("Warning", "RequestRefused", message)
+    if named is None:
         message = f"metadata.annotations: {annotation} names revision {asked.revision}, and status.revisions has none of that number"
         return Event("Warning", "RequestRefused", message)
     return Event("Normal", "RevisionApproved", f"{asked.user} approved revision {asked.revision}, whatever the gate says")
@@ -84,7 +89,9 @@ def _current(observed: Observed) -> Trigger | None:
     if last and last.origin == observed.spec.origin:
         return last.trigger
     known = _of_this_spec(observed)
-    newest = [*known[-1:], *[revision for revision in known if revision.is_approved][-1:]]
+    approved = [revision for revision in known if revision.is_approved]
+    # One that was pruned is trained again where there is no other: its trigger tells the seed that did well.
+    newest = [*known[-1:], *approved[-1:], *[revision for revision in approved if revision.is_kept][-1:]]
     return newest[-1].trigger if newest else None
 
 

@@ -88,7 +88,7 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
         return Rollout(incumbent, tried(observed), observed.status.candidate)
     pin = observed.spec.served_revision
     wanted = next((revision for revision in recorded if revision.number == pin), None) if pin else approved
-    if pin and (wanted is None or not wanted.is_approved):
+    if pin and (wanted is None or not wanted.is_approved or not wanted.is_kept):
         return Rollout(incumbent, problem=_unusable_pin(pin, wanted, recorded))
     if wanted is None:
         return Rollout(incumbent)
@@ -336,9 +336,12 @@ def _stays_back(end: RolloutEnd, wanted: Revision, before: Json) -> Problem:
 
 
 def _unusable_pin(number: int, wanted: Revision | None, recorded: tuple[Revision, ...]) -> Problem:
+    known = ", ".join(str(revision.number) for revision in recorded if revision.is_kept) or "none"
     if wanted is None:
-        known = ", ".join(str(revision.number) for revision in recorded) or "none"
         return Problem("NoSuchRevision", f"spec.servedRevision: there is no revision {number}; there are: {known}")
+    if not wanted.is_kept:
+        message = f"spec.servedRevision: revision {number} was pruned (spec.storage.keepRevisions); there are: {known}"
+        return Problem("RevisionPruned", message)
     message = f"spec.servedRevision: revision {number} has not passed the gate, and nobody has approved it"
     return Problem("RevisionNotApproved", message)
 

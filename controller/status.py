@@ -288,12 +288,14 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "image": revision.image,
             "seed": revision.seed,
             "envSteps": revision.env_steps,
+            "configHash": revision.config_hash,
             "parent": revision.parent,
             "verdict": revision.verdict,
             "evaluation": _evaluation_document(revision.evaluation) if revision.evaluation else None,
             "approval": _approval_document(revision.approval) if revision.approval else None,
             "rollout": vars(revision.rollout) if revision.rollout else None,
             "trigger": _trigger_document(revision.trigger),
+            "retention": revision.retention,
         }
     )
 
@@ -315,6 +317,8 @@ def _revision_of(document: Json) -> Revision:
         approval=Approval(approval["user"], approval.get("fieldManager"), approval["time"]) if approval else None,
         rollout=RolloutEnd(rollout["outcome"], rollout["trial"], rollout["reason"], rollout["message"]) if rollout else None,
         trigger=_trigger_of(document.get("trigger")),
+        config_hash=document.get("configHash"),
+        retention=document.get("retention"),
     )
 
 
@@ -363,7 +367,7 @@ def _approval_document(approval: Approval) -> dict[str, Any]:
 
 
 def _trigger_document(trigger: Trigger | None) -> dict[str, Any] | None:
-    return vars(trigger) if trigger else None
+    return _without_none(vars(trigger)) if trigger else None
 
 
 def _trigger_of(document: Json | None) -> Trigger | None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, replica, report, settings, stop, storage, train
+from app import asgi, evaluate, prune, replica, report, settings, stop, storage, train
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
@@ -118,6 +118,18 @@ def test_a_triggered_run_is_another_run_from_another_seed(tmp_path):
     run = train.parsed_run(arguments(resources.training_job(OWNER, wanted, here(tmp_path), IMAGES), "app.train"))
     assert (run.id, run.task.seed) == (wanted.run, 0)
     assert run.id != wanted.origin
+
+
+def test_the_prune_jobs_arguments_mean_the_same_to_the_app(tmp_path, monkeypatch):
+    digests = [DIGEST, "sha256:" + "cd" * 32]
+    home = tmp_path / "default" / "cartpole"
+    for digest in digests:
+        (home / "bundles" / digest.removeprefix("sha256:")).mkdir(parents=True)
+    job = resources.prune_job(OWNER, spec(), here(tmp_path), digests)
+    said = spoken(lambda told: told.result(prune.run(arguments(job, "app.prune"), told)))
+    assert list((home / "bundles").iterdir()) == []
+    assert observation._is_result(json.loads(said), names.ROLE_PRUNE)
+    assert observation.prunes(job["metadata"]) == tuple(digests)
 
 
 def test_the_settings_of_the_schema_are_those_that_the_app_takes():
@@ -224,6 +236,7 @@ def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
     jobs = [
         resources.training_job(OWNER, wanted, in_cluster, IMAGES),
         resources.evaluation_job(OWNER, wanted, in_cluster, IMAGES, revision, wanted.looks("run-1")[0]),
+        resources.prune_job(OWNER, wanted, in_cluster, [DIGEST]),
     ]
     for pod in (head, *[job["spec"]["template"] for job in jobs]):
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}

@@ -86,6 +86,10 @@ class Job:
         return dict(self.manifest["metadata"]["labels"])
 
     @property
+    def prunes(self) -> tuple[str, ...]:
+        return observation.prunes(self.manifest["metadata"])
+
+    @property
     def flags(self) -> dict[str, str]:
         words = self.manifest["spec"]["template"]["spec"]["containers"][0]["args"]
         return {word: words[index + 1] for index, word in enumerate(words[:-1]) if word.startswith("--")}
@@ -116,6 +120,8 @@ class World:
     is_of_an_older_day: bool = False
     published: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    # How often a bundle was removed by a prune Job.
+    prunings: int = 0
     times: dict[str, int] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
     superseded: int = 0
@@ -273,11 +279,16 @@ class World:
         job = self.jobs[name]
         if job.phase == "Running" and not job.deleting:
             job.phase = "Succeeded"
-            self._publish(job, job.labels[names.LABEL_RUN])
+            if job.prunes:
+                self._remove(job.prunes)
+            else:
+                self._publish(job, job.labels[names.LABEL_RUN])
 
     def fail(self, name: str) -> None:
+        """A Job fails; one that prunes has removed one of its bundles by then."""
         if self.jobs[name].phase == "Running":
             self.jobs[name].phase = "Failed"
+            self._remove(self.jobs[name].prunes[:1])
 
     def collect(self) -> None:
         """The garbage collector: what is being deleted goes."""
@@ -342,9 +353,9 @@ class World:
         return next(condition for condition in self.status["conditions"] if condition["type"] == type_)
 
     def _job_state(self, name: str, job: Job) -> JobState:
-        run, phase = job.labels[names.LABEL_RUN], job.phase
+        run, phase = job.labels.get(names.LABEL_RUN, ""), job.phase
         result = None
-        if phase == "Succeeded" and job.has_pod:
+        if phase == "Succeeded" and job.has_pod and not job.prunes:
             asked = json.loads(job.flags["--evaluation"])
             figures = {**asked, "mean": self.returns(run), "std": self.scatter(run)}
             if "against" in asked:
@@ -363,6 +374,7 @@ class World:
             replaces=job.manifest["metadata"]["annotations"].get(names.ANNOTATION_REPLACES),
             result=result,
             problem=problem,
+            prunes=job.prunes,
         )
 
     def _publish(self, job: Job, run: str) -> None:
@@ -376,6 +388,12 @@ class World:
         self.lost.discard(self.digests(run)[-1])
         self.published.add(run)
         job.digest = self.digests(run)[-1]
+
+    def _remove(self, digests: tuple[str, ...]) -> None:
+        """Bundles go, with their evaluations and the checkpoints of their runs."""
+        self.prunings += len(set(digests) - self.lost)
+        self.lost |= set(digests)
+        self.unplayable |= set(digests)
 
     def _against(self, job: Job, opponent: str, run: str) -> dict[str, Any]:
         """What the other policy did in the same episodes."""
@@ -410,6 +428,9 @@ class World:
         return Problem("Missing", "there is no manifest.json") if digest in self.lost else None
 
     def _supersede(self, job: Job) -> None:
+        if job.prunes:
+            job.deleting = True
+            return
         is_of_another_spec = job.labels[names.LABEL_RUN] != self.run
         is_recorded = any(revision["run"] == job.labels[names.LABEL_RUN] for revision in self.status.get("revisions", []))
         # A failed Job of the same run goes only where the user has mended what its pods are made from.

@@ -32,6 +32,7 @@ CHANGES = st.fixed_dictionaries(
         "serving__image": st.sampled_from(["mine:1", "mine:2"]),
         "serving__ingress": st.sampled_from([None, {"host": "a.example"}, {"host": "b.example"}]),
         "storage__deletionPolicy": st.sampled_from(["Delete", "Retain"]),
+        "storage__keepRevisions": st.sampled_from([1, 2, 5]),
         "training__backoffLimit": st.sampled_from([0, 5]),
         "paused": st.booleans(),
         "servedRevision": st.integers(1, 4),
@@ -216,12 +217,15 @@ class Planner(RuleBasedStateMachine):
         rows = seen.replicas.rows if isinstance(seen.replicas, Replicas) else ()
         missed = {row.error_digest for row in rows if row.error and row.error.reason == "Missing"}
         published = {revision.run for revision in seen.status.revisions}
-        published -= {revision.run for revision in seen.status.revisions if revision.digest in missed}
+        published -= {revision.run for revision in seen.status.revisions if revision.digest in missed or not revision.is_kept}
         for labels in [action.manifest["metadata"]["labels"] for action in plan.actions if isinstance(action, Create)]:
             assert labels[names.LABEL_ROLE] != names.ROLE_TRAIN or labels[names.LABEL_RUN] not in published, "6: no retraining"
         if plan.status.condition("Approved").status == "True":
             assert self.world.may_be_served(run_of(seen), seen), "approved, and it may not be served"
 
+        numbers = [revision.number for revision in plan.status.revisions]
+        assert numbers == sorted(set(numbers)), "a number is one revision's"
+        assert max(numbers, default=0) >= max((revision.number for revision in seen.status.revisions), default=0), "a number comes again"
         self._check_rollout(seen, plan)
 
     def _check_rollout(self, seen: Observed, plan: Plan) -> None:
@@ -262,10 +266,20 @@ class Planner(RuleBasedStateMachine):
         assert "" not in served[first:], "4: what serves goes on serving"
 
     @invariant()
+    def what_serves_or_is_tried_never_loses_its_bundle(self) -> None:
+        """A prune Job may have removed all that it names from the moment that it is there."""
+        told = {digest for job in self.world.jobs.values() for digest in job.prunes}
+        text = self.world.ray_service["spec"].get("serveConfigV2", "") if self.world.ray_service else ""
+        named = [resources.served_policy(self.world.owner, text), resources.tried_policy(self.world.owner, text), *self.world.trying]
+        held = {policy["digest"] for policy in named if policy} | {digest for digest in self.world.rows if digest}
+        assert not told & held, "what serves, or is tried, is removed"
+
+    @invariant()
     def a_run_is_trained_once(self) -> None:
-        """Or again, where its Job was lost, or was superseded before it had published and is asked for again."""
+        """Or again, where its Job was lost, or was superseded before it had published and is asked for again, or its policy was pruned."""
         trainings = [name for name in self.world.created if "-train-" in name]
-        assert len(trainings) - len(set(trainings)) <= self.losses + self.world.superseded, "6: no retraining"
+        again = self.losses + self.world.superseded + self.world.prunings
+        assert len(trainings) - len(set(trainings)) <= again, "6: no retraining"
 
     def teardown(self) -> None:
         """Whatever has happened, the world comes to rest where the spec points, and a good spec heals it."""
@@ -289,7 +303,7 @@ class Planner(RuleBasedStateMachine):
         assert self.world.condition("Ready")["status"] == "True", f"7: a good spec heals: {self.world.status}"
         assert self.world.status["phase"] == "Ready"
         wanted = self.world.run
-        assert {job.labels[names.LABEL_RUN] for job in self.world.jobs.values()} <= {wanted}, "3: nothing leaks"
+        assert {job.labels.get(names.LABEL_RUN) for job in self.world.jobs.values()} <= {wanted}, "3: nothing leaks"
         assert all(job.labels[names.LABEL_ROLE] == names.ROLE_TRAIN for job in self.world.jobs.values()), "3: nothing leaks"
         assert self.world.served[-1] == self.world.digests(wanted)[-1]
         self.at_most_one_training_lives()

@@ -48,6 +48,16 @@ digest = "sha256:" + asked.run.ljust(64, "0")
 result = {"digest": digest, "uri": asked.storage + "/bundles/x", "envSteps": 64, "evaluation": {**evaluation, "mean": 500.0, "std": 0.0}}
 print(json.dumps({"result": result}))
 """
+PRUNE = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("--storage")
+parser.add_argument("--delete", nargs="+")
+asked = parser.parse_args()
+with open("pruned", "a") as pruned:
+    pruned.write("".join(f"{digest}\\n" for digest in asked.delete))
+print(json.dumps({"result": {"pruned": len(asked.delete)}}))
+"""
 SERVE = """
 import argparse, json, os, sys, threading, yaml
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,7 +96,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the stub of `app`, which processes that are started in it find first."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__init__.py").touch()
-    for module, text in (("train", TRAIN), ("evaluate", TRAIN), ("serve", SERVE)):
+    for module, text in (("train", TRAIN), ("evaluate", TRAIN), ("prune", PRUNE), ("serve", SERVE)):
         (tmp_path / "app" / f"{module}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -199,6 +209,16 @@ def test_another_seed_trains_anew_and_the_server_is_not_restarted(home, started)
     assert (found.owner.generation, found.status.serving.revision) == (2, 2)
     assert len(runs(home)) == 2
     assert len(servers(home)) == 1
+
+
+def test_old_revisions_are_removed_by_a_process_as_they_are_by_a_job(home, started):
+    local = started()
+    first = until(local, is_ready).status.revisions[0]
+    edit(home, training__seed=4, storage__keepRevisions=1)
+    found = until(local, lambda found: any(revision.retention == "Pruned" for revision in found.status.revisions))
+    assert [(revision.number, revision.retention) for revision in found.status.revisions] == [(1, "Pruned"), (2, None)]
+    until(local, lambda found: all(job.role != names.ROLE_PRUNE for job in found.jobs))
+    assert (home / "pruned").read_text().split() == [first.digest]
 
 
 def test_more_replicas_are_a_change_in_place(home, started):

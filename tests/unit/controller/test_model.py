@@ -18,7 +18,7 @@ def test_the_example_is_read_with_the_schemas_defaults():
     assert spec.training.stop == {"episodeReturnMean": 475, "envSteps": 200000, "timeSeconds": 3600}
     assert spec.training.resources == {"requests": {"cpu": "200m", "memory": "1Gi"}}
     assert (spec.gate.episodes, spec.gate.seed, spec.gate.min_return) == (100, 1000, 475)
-    assert spec.storage == StorageSpec("1Gi", ("ReadWriteOnce",), None, None, "Delete")
+    assert spec.storage == StorageSpec("1Gi", ("ReadWriteOnce",), None, None, "Delete", 5)
     assert (spec.serving.route, spec.serving.replicas, spec.serving.out_of_bounds) == ("/cartpole-ppo", 1, "Answer")
     assert (spec.serving.image, spec.serving.ray_service, spec.serving.resources, spec.serving.template) == (None, None, {}, {})
     assert spec.serving.ingress == IngressSpec("cartpole.localhost", None, None, {})
@@ -43,6 +43,7 @@ TABLE = {
     ),
     "storage class": ({"storage__pvc": {"size": "2Gi", "storageClassName": "fast"}}, lambda spec: spec.storage.storage_class_name, "fast"),
     "deletion policy": ({"storage__deletionPolicy": "Retain"}, lambda spec: spec.storage.deletion_policy, "Retain"),
+    "revisions kept": ({"storage__keepRevisions": 1}, lambda spec: spec.storage.keep_revisions, 1),
     "no Ingress": ({"serving__ingress": None}, lambda spec: spec.serving.ingress, None),
     "full Ingress": (
         {"serving__ingress": {"host": "a.example", "className": "c", "tlsSecretName": "t", "annotations": {"k": "v"}}},

@@ -663,12 +663,12 @@ def test_the_current_runs_job_stays_for_its_log():
     assert plan(ready().observe()).actions == ()
 
 
-def test_the_history_is_kept_to_a_length_and_never_without_what_serves():
+def test_the_records_of_pruned_revisions_are_kept_to_a_number_and_what_is_in_the_storage_stays_on_record():
     seen = ready().observe()
     first = seen.status.revisions[0]
-    more = tuple(replace(first, number=number, run=f"run-{number}", digest=f"sha256:{number}") for number in range(2, 40))
-    kept = plan(replace(seen, status=replace(seen.status, revisions=(first, *more)))).status.revisions
-    assert [revision.number for revision in kept] == [1, *range(20, 40)]
+    gone = tuple(replace(first, number=n, run=f"run-{n}", digest=f"sha256:{n}", retention="Pruned") for n in range(2, 70))
+    kept = plan(replace(seen, status=replace(seen.status, revisions=(first, *gone)))).status.revisions
+    assert [revision.number for revision in kept] == [1, *range(20, 70)]
 
 
 def test_revisions_count_on_after_the_history_was_cut():

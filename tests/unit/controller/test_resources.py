@@ -64,6 +64,8 @@ def manifests() -> dict[str, Any]:
         "training-job.yaml": resources.training_job(OWNER, example, SETTINGS, IMAGES),
         "training-job-full.yaml": resources.training_job(OWNER, full, SETTINGS, IMAGES),
         "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK),
+        "prune-job.yaml": resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest, "sha256:" + "cd" * 32]),
+        "prune-job-full.yaml": resources.prune_job(OWNER, full, SETTINGS, [REVISION.digest]),
         "claim.yaml": resources.claim(OWNER, example),
         "claim-full.yaml": resources.claim(OWNER, full),
         "ingress.yaml": resources.ingress(OWNER, example),
@@ -91,6 +93,7 @@ def test_no_builder_changes_what_it_is_given():
     for _ in range(2):
         resources.training_job(OWNER, example, SETTINGS, IMAGES)
         resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK)
+        resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest])
         resources.claim(OWNER, example)
         resources.ingress(OWNER, example)
         resources.ray_service(OWNER, example, IMAGES)

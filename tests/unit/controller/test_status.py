@@ -21,6 +21,7 @@ from controller.model import (
     ServingStatus,
     Status,
     TrainingStatus,
+    Trigger,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -41,6 +42,16 @@ FULL = Status(
     revisions=(
         Revision(
             1, "sha256:ab", "file:///a", "r1", LONG_AGO, "train:1", 0, 1000, None, "Pass", Evaluation("e", 480.0, 1.5, 100, 1000, 479.7)
+        ),
+        Revision(
+            3,
+            "sha256:ef",
+            "file:///c",
+            "r3",
+            parent=1,
+            trigger=Trigger("Request", "r1", "a", 1, user="alice"),
+            config_hash="sha256:01",
+            retention="Pruned",
         ),
         Revision(2, "sha256:cd", "file:///b", "r2", rollout=RolloutEnd("RolledBack", "t", "TooSlow", "an inference takes it 20 ms")),
     ),
