@@ -16,15 +16,17 @@ from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ApiException, NotFoundError, ResourceNotFoundError
 
-from controller import names, observation, resources
+from controller import capacity, names, observation, resources
 from controller import status as statuses
 from controller.loop import ActionRefused, Key, NotObserved
 from controller.model import (
     Action,
     Apply,
+    Capacity,
     Create,
     Delete,
     Event,
+    ForgetPending,
     JobState,
     Json,
     Observed,
@@ -52,6 +54,8 @@ _API_VERSIONS = {
     "PersistentVolumeClaim": "v1",
     "Ingress": "networking.k8s.io/v1",
     "RayService": "ray.io/v1",
+    "RayCluster": "ray.io/v1",
+    "Node": "v1",
 }
 
 
@@ -92,7 +96,7 @@ class Cluster:
         # Jobs before their pods: a Job that has finished is read with the last word of its pod.
         jobs = self._list("Job", namespace, f"{names.LABEL_NAME}={name}")
         pods = self._list("Pod", namespace, f"{names.LABEL_NAME}={name}")
-        ray_service, serving = self._ray_service(owner, spec, now)
+        ray_service, serving = self._ray_service(owner, spec, status, now)
         claim = self._get("PersistentVolumeClaim", namespace, resources.claim_name(owner, spec))
         ingress = self._get("Ingress", namespace, name)
         return Observed(
@@ -108,6 +112,8 @@ class Cluster:
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
             replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
             rivals=tuple(self._rivals(owner, spec)),
+            # To read all pods is much; only a change of the pods that serve asks for it.
+            free=self._free(owner) if serving and serving.hash not in (None, resources.serving_hash(spec)) else None,
             requests=observation.requests(metadata),
         )
 
@@ -127,6 +133,14 @@ class Cluster:
                     namespace=owner.namespace,
                     field_manager=action.field_manager,
                     force_conflicts=True,
+                    _request_timeout=API_TIMEOUT_S,
+                )
+            elif isinstance(action, ForgetPending):
+                resource.status.patch(
+                    body={"status": {"pendingServiceStatus": None}},
+                    name=action.name,
+                    namespace=owner.namespace,
+                    content_type="application/merge-patch+json",
                     _request_timeout=API_TIMEOUT_S,
                 )
             else:
@@ -237,7 +251,7 @@ class Cluster:
         metadata = claim["metadata"]
         return self._list("Event", metadata["namespace"], fields=f"involvedObject.uid={metadata['uid']}")
 
-    def _ray_service(self, owner: Owner, spec: Spec, now: datetime) -> tuple[dict[str, Any] | None, RayServiceState | None]:
+    def _ray_service(self, owner: Owner, spec: Spec, status: Status, now: datetime) -> tuple[dict[str, Any] | None, RayServiceState | None]:
         try:
             found = self._get("RayService", owner.namespace, resources.ray_service_name(owner, spec))
         except ResourceNotFoundError:
@@ -245,9 +259,19 @@ class Cluster:
             found = None
         if found is None:
             return None, None
-        clusters = observation.ray_clusters(found)
-        pods = self._list("Pod", owner.namespace, f"ray.io/cluster in ({','.join(clusters)})") if clusters else []
-        return found, observation.ray_service_state(found, pods, owner, owner.name, now)
+        names_of_clusters = observation.ray_clusters(found)
+        pods = self._list("Pod", owner.namespace, f"ray.io/cluster in ({','.join(names_of_clusters)})") if names_of_clusters else []
+        is_read = len(names_of_clusters) > 1 or status.undone_switch is not None
+        read = {name: self._get("RayCluster", owner.namespace, name) for name in names_of_clusters} if is_read else {}
+        clusters = {name: cluster for name, cluster in read.items() if cluster}
+        return found, observation.ray_service_state(found, pods, owner, owner.name, now, clusters)
+
+    def _free(self, owner: Owner) -> tuple[Capacity, ...] | Unknown:
+        """What the nodes have left; an operator that watches some namespaces only may not ask."""
+        try:
+            return capacity.capacities(self._list("Node", None), self._list("Pod", None), owner)
+        except ApiException as error:
+            return Unknown(_in_words(error))
 
     def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
         """What the replicas say of themselves, through the Service inside the cluster."""

@@ -24,6 +24,7 @@ from controller import status as statuses
 from controller.loop import ActionRefused, Key
 from controller.model import (
     Action,
+    Apply,
     Create,
     Delete,
     Event,
@@ -160,10 +161,10 @@ class Local:
                 self._start_job(action.manifest)
             elif isinstance(action, Delete):
                 self._stop_job(action.name)
-            elif action.field_manager == names.SERVE_FIELD_MANAGER:
+            elif isinstance(action, Apply) and action.field_manager == names.SERVE_FIELD_MANAGER:
                 _write(self._home / "serve.yaml", action.manifest["spec"]["serveConfigV2"])
                 self._start_server()
-            else:
+            elif isinstance(action, Apply):
                 _write(self._home / "server.hash", action.manifest["metadata"]["annotations"][names.ANNOTATION_HASH])
         except OSError as error:
             raise ActionRefused(f"{type(action).__name__} {action.kind} {action.name}: {error}") from error

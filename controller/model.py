@@ -463,6 +463,8 @@ class RayServiceState:
         hash: the hash of the fields that the RayService was made from; `pods_hash`: that of the pods that serve, where there are any.
         switching: KubeRay prepares a second cluster while a first one serves.
         claims: the claims that its pods mount; None where it has no pods, as on one machine.
+        pending_since: when the second cluster was made.
+        active_config: the spec of the RayCluster that serves, read only where there is a second one, or one was given up.
     """
 
     serve_config: str = ""
@@ -473,6 +475,25 @@ class RayServiceState:
     pods_hash: str | None = None
     problem: Problem | None = None
     claims: tuple[str, ...] | None = None
+    pending_since: str | None = None
+    active_config: Json | None = None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a node has left.
+
+    Attributes:
+        free: by the name of the resource, in cores, bytes or pieces; below 0 where more is promised than there is.
+        is_home: pods of the PolicyModel run there.
+        is_tainted: only pods that tolerate it run there.
+    """
+
+    name: str
+    free: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_home: bool = False
+    is_tainted: bool = False
 
 
 @dataclass(frozen=True)
@@ -615,6 +636,21 @@ class CandidateStatus:
 
 
 @dataclass(frozen=True)
+class UndoneSwitch:
+    """A change of the pods that was given up: it is not tried again before another one is asked for.
+
+    Attributes:
+        hash: of the serving fields that asked for it.
+        forgotten: how often KubeRay was told to forget its pending cluster.
+    """
+
+    hash: str
+    reason: str
+    message: str
+    forgotten: int = 0
+
+
+@dataclass(frozen=True)
 class Status:
     """The status of a PolicyModel: the only memory there is between two reconciles."""
 
@@ -627,6 +663,7 @@ class Status:
     serving: ServingStatus | None = None
     candidate: CandidateStatus | None = None
     revisions: tuple[Revision, ...] = ()
+    undone_switch: UndoneSwitch | None = None
     last_handled_requests: Mapping[str, str] = field(default_factory=dict)
 
     def condition(self, type_: str) -> Condition | None:
@@ -644,7 +681,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything that a plan is made from, read in one go."""
+    """Everything that a plan is made from, read in one go.
+
+    Attributes:
+        free: what the nodes have left; None where nobody asked: it matters only before the pods that serve are changed.
+    """
 
     now: datetime
     owner: Owner
@@ -658,6 +699,7 @@ class Observed:
     ingress: ChildState | None = None
     replicas: Replicas | Unknown | None = None
     rivals: tuple[Rival, ...] = ()
+    free: tuple[Capacity, ...] | Unknown | None = None
     requests: Mapping[str, Request] = field(default_factory=dict)
 
     def request(self, verb: str) -> Request | None:
@@ -721,7 +763,15 @@ class Delete:
     why: str = ""
 
 
-Action = Apply | Create | Delete
+@dataclass(frozen=True)
+class ForgetPending:
+    """Lets KubeRay forget the second cluster that it prepares for a RayService: `status.pendingServiceStatus` is taken away."""
+
+    name: str
+    kind: str = "RayService"
+
+
+Action = Apply | Create | Delete | ForgetPending
 
 
 @dataclass(frozen=True)

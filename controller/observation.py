@@ -140,12 +140,15 @@ def last_progress(log: str) -> Progress | None:
     return None
 
 
-def ray_service_state(ray_service: Json, pods: Sequence[Json], owner: Owner, application: str, now: datetime) -> RayServiceState:
+def ray_service_state(
+    ray_service: Json, pods: Sequence[Json], owner: Owner, application: str, now: datetime, clusters: Mapping[str, Json] | None = None
+) -> RayServiceState:
     """A RayService, ours or adopted.
 
     Args:
         pods: the pods of its clusters.
         application: the name of our Serve application in it.
+        clusters: its RayClusters by their names, as far as they were read.
     """
     metadata, status = ray_service["metadata"], ray_service.get("status", {})
     active = status.get("activeServiceStatus", {}).get("rayClusterName")
@@ -160,6 +163,8 @@ def ray_service_state(ray_service: Json, pods: Sequence[Json], owner: Owner, app
         pods_hash=_pods_hash(pods, active),
         problem=problem,
         claims=tuple(_mounted_claims(ray_service["spec"].get("rayClusterConfig", {}))),
+        pending_since=(clusters or {}).get(pending, {}).get("metadata", {}).get("creationTimestamp") if active and pending else None,
+        active_config=(clusters or {}).get(active, {}).get("spec"),
     )
 
 

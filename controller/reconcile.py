@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, resources, retention, retraining, rollout, serving
+from controller import approving, history, names, resources, retention, retraining, rollout, serving, switching
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -248,6 +248,7 @@ def _status(
         serving=serving.serving_status(observed, recorded),
         candidate=wanted.progress,
         revisions=recorded,
+        undone_switch=switching.undone_switch(observed),
         last_handled_requests=retraining.handled(observed),
     )
 

@@ -215,27 +215,34 @@ def serving_hash(spec: Spec) -> str:
 
 def ray_service(owner: Owner, spec: Spec, images: Images) -> Json:
     """The RayService, without `serveConfigV2`: that has a writer of its own (`serve_config`)."""
+    config = {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "disabled"},
+        "headGroupSpec": {
+            # The replicas are processes of the head pod; each asks for 0.1 of these.
+            "rayStartParams": {
+                "dashboard-host": "0.0.0.0",
+                "num-cpus": "8",
+                "object-store-memory": "134217728",
+                "disable-usage-stats": "true",
+            },
+            "template": _head_pod(owner, spec, images),
+        },
+    }
+    return restored_ray_service(owner, serving_hash(spec), config)
+
+
+def restored_ray_service(owner: Owner, hash_: str, config: Json) -> Json:
+    """The RayService with the config that one of its clusters has.
+
+    Args:
+        hash_: of the user's fields that the config was made from.
+    """
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": _metadata(owner.name, owner, annotations={names.ANNOTATION_HASH: serving_hash(spec)}),
-        "spec": {
-            "rayClusterDeletionDelaySeconds": 60,
-            "rayClusterConfig": {
-                "rayVersion": RAY_VERSION,
-                "authOptions": {"mode": "disabled"},
-                "headGroupSpec": {
-                    # The replicas are processes of the head pod; each asks for 0.1 of these.
-                    "rayStartParams": {
-                        "dashboard-host": "0.0.0.0",
-                        "num-cpus": "8",
-                        "object-store-memory": "134217728",
-                        "disable-usage-stats": "true",
-                    },
-                    "template": _head_pod(owner, spec, images),
-                },
-            },
-        },
+        "metadata": _metadata(owner.name, owner, annotations={names.ANNOTATION_HASH: hash_}),
+        "spec": {"rayClusterDeletionDelaySeconds": 60, "rayClusterConfig": config},
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from controller import analysis, names, resources
+from controller import analysis, names, resources, switching
 from controller import status as statuses
 from controller.model import (
     CandidateRow,
@@ -135,7 +135,7 @@ def is_switching(observed: Observed) -> bool:
     spec, live = observed.spec, observed.ray_service
     if live is None:
         return False
-    has_old_pods = live.hash != resources.serving_hash(spec) or live.pods_hash not in (None, live.hash)
+    has_old_pods = live.hash != switching.wanted_hash(observed) or live.pods_hash not in (None, live.hash)
     return live.switching or (spec.serving.ray_service is None and has_old_pods)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller import names, resources, rollout
+from controller import capacity, names, resources, rollout, switching
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -49,6 +49,19 @@ def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None
 
 def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     """The RayService, and the policies that it is told to hold. Its finding is `Ready` but for what comes before it."""
+    undoing = switching.undoing(observed)
+    if undoing:
+        return undoing
+    undone, found = switching.undone_switch(observed), _served(observed, images, wanted)
+    if undone is None or undone.reason == switching.REVERTED:
+        return found
+    # Policies are rolled out to the pods as they are, and none of it is what the spec asks for.
+    problem = switching.told(undone)
+    finding = Condition(statuses.READY, "False", problem.reason, problem.message) if found.is_done else found.finding
+    return replace(found, finding=finding, problem=found.problem or problem)
+
+
+def _served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     spec, owner, live = observed.spec, observed.owner, observed.ray_service
     name = resources.ray_service_name(owner, spec)
     text = resources.serve_config(owner, spec, wanted.serving, live.serve_config if live else "", wanted.candidate)
@@ -73,7 +86,11 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     if live.deleting:
         after = "create it again when it is gone" if spec.serving.ray_service else "it is made anew when it is gone"
         return _unready("RayServiceDeleting", f"the RayService {name} is being deleted; {after}", under_way="RollingOut")
-    if not spec.serving.ray_service and live.hash != resources.serving_hash(spec):
+    if not spec.serving.ray_service and live.hash != switching.wanted_hash(observed):
+        # A second cluster that is there already, and does not come up, makes room for the one that takes its place.
+        shortage = capacity.shortage(observed) if live.pods_hash and not live.switching else None
+        if shortage:
+            return _unready(shortage.reason, shortage.message, problem=shortage)
         return _unready(
             "SwitchingCluster",
             f"the RayService {name} gets new pods: KubeRay builds a second cluster and switches to it",
@@ -87,7 +104,7 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
             "SwitchingCluster",
             f"KubeRay prepares a second cluster for {name}; the first one goes on serving{why}",
             under_way="RollingOut",
-            problem=live.problem,
+            problem=switching.overdue(observed) or live.problem,
         )
     if spec.serving.ray_service and live.serve_config.strip() and not resources.parsed_serve_config(live.serve_config):
         message = f"serveConfigV2 of the RayService {name} cannot be read; mend it, for there may be applications of others in it"

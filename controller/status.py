@@ -26,6 +26,7 @@ from controller.model import (
     Status,
     TrainingStatus,
     Trigger,
+    UndoneSwitch,
 )
 
 ACCEPTED, TRAINED, APPROVED = "Accepted", "Trained", "Approved"
@@ -154,6 +155,7 @@ def document_of(status: Status) -> dict[str, Any]:
         else None,
         "candidate": _candidate_document(status.candidate) if status.candidate else None,
         "revisions": [_revision_document(revision) for revision in status.revisions],
+        "undoneSwitch": vars(status.undone_switch) if status.undone_switch else None,
         "lastHandledRequests": dict(status.last_handled_requests) or None,
     }
     return _without_none(document)
@@ -193,6 +195,7 @@ def status_of(document: Json) -> Status:
         else None,
         candidate=_candidate_of(candidate) if "since" in candidate else None,
         revisions=revisions,
+        undone_switch=UndoneSwitch(**document["undoneSwitch"]) if "undoneSwitch" in document else None,
         last_handled_requests=document.get("lastHandledRequests", {}),
     )
 

@@ -19,9 +19,12 @@ import yaml
 from controller import names, observation, reconcile, resources, retraining, schema
 from controller.model import (
     Action,
+    Apply,
     CandidateRow,
+    Capacity,
     Create,
     Delete,
+    ForgetPending,
     JobState,
     Observed,
     Owner,
@@ -36,7 +39,7 @@ from controller.model import (
     Unknown,
     spec_of,
 )
-from controller.status import document_of, status_of
+from controller.status import document_of, status_of, timestamp
 
 SETTINGS = Settings(training_image="train:1", serving_image="serve:1", entry_point_prefixes=("acme",))
 GOOD_RETURN, BAD_RETURN = 500.0, 100.0
@@ -110,6 +113,15 @@ class World:
     active_cluster: str | None = None
     pending_cluster: str | None = None
     active_hash: str | None = None
+    active_config: dict[str, Any] | None = None
+    pending_config: dict[str, Any] | None = None
+    pending_since: datetime | None = None
+    # Images that no node can pull: a cluster that is made from one never comes up.
+    unpullable: set[str] = field(default_factory=set)
+    free: tuple[Capacity, ...] | Unknown | None = None
+    forgotten: int = 0
+    # KubeRay takes a restored config for another one, as it would if it defaulted a field of it.
+    is_stubborn: bool = False
     rows: list[str | None] = field(default_factory=list)
     # For each replica the candidate that it was told to try, and has loaded.
     trying: list[dict[str, Any] | None] = field(default_factory=list)
@@ -207,6 +219,9 @@ class World:
                 foreign=not observation.is_owned(self.ray_service, self.owner),
                 switching=bool(self.active_cluster and self.pending_cluster),
                 pods_hash=self.active_hash,
+                problem=Problem("ImagePullFailed", "the image cannot be pulled") if self._is_stuck() else None,
+                pending_since=timestamp(self.pending_since) if self.active_cluster and self.pending_since else None,
+                active_config=copy.deepcopy(self.active_config),
             )
         rows = tuple(self._row(index, held) for index, held in enumerate(self.rows))
         claim, ingress = copy.deepcopy(self.claim), copy.deepcopy(self.ingress)
@@ -221,12 +236,16 @@ class World:
             ray_service=ray_service,
             ingress=observation.ingress_state(ingress, self.owner) if ingress else None,
             replicas=Unknown("timeout") if self.unreachable and self.rows else Replicas(len(rows), rows) if rows else None,
+            free=self.free,
             requests=observation.requests({"annotations": self.annotations}),
         )
 
     def apply(self, action: Action) -> None:
-        manifest = None if isinstance(action, Delete) else copy.deepcopy(dict(action.manifest))
-        if isinstance(action, Create):
+        manifest = copy.deepcopy(dict(action.manifest)) if isinstance(action, Apply | Create) else {}
+        if isinstance(action, ForgetPending):
+            self.forgotten += 1
+            self.pending_cluster = self.pending_config = self.pending_since = None
+        elif isinstance(action, Create):
             if action.name in self.jobs:
                 raise Conflict(f"{action.name} exists")
             self.jobs[action.name] = Job(manifest)
@@ -298,11 +317,14 @@ class World:
         """KubeRay gets on: a pending cluster becomes the active one, and the replicas are as many as the configuration asks for."""
         if self.ray_service is None:
             self.active_cluster = self.pending_cluster = self.active_hash = None
+            self.active_config = self.pending_config = self.pending_since = None
             self.rows, self.trying = [], []
             return
-        if self.pending_cluster:
-            self.active_cluster, self.pending_cluster = self.pending_cluster, None
-            self.active_hash = self.ray_service["metadata"]["annotations"][names.ANNOTATION_HASH]
+        self._prepare_cluster()
+        if self.pending_cluster and not self._is_stuck():
+            self.active_cluster, self.active_config = self.pending_cluster, self.pending_config
+            self.pending_cluster = self.pending_config = self.pending_since = None
+            self.active_hash = hash_of(self.active_config)
         applications = resources.parsed_serve_config(self.ray_service["spec"].get("serveConfigV2", "")).get("applications", [])
         if not applications:
             self.rows, self.trying = [], []
@@ -449,14 +471,30 @@ class World:
 
     def _apply_ray_service(self, manifest: dict[str, Any]) -> None:
         live = self.ray_service
-        if live is not None and live["spec"]["rayClusterConfig"] != manifest["spec"]["rayClusterConfig"]:
-            self.pending_cluster = f"cluster-{self.generation}"
-        if live is None:
-            self.pending_cluster = "cluster-0"
         config = live["spec"].get("serveConfigV2") if live else None
         self.ray_service = manifest
         if config is not None:
             self.ray_service["spec"]["serveConfigV2"] = config
+        self._prepare_cluster()
+
+    def _prepare_cluster(self) -> None:
+        """KubeRay compares what is asked for with the cluster that it prepares, or else with the one that serves."""
+        wanted = self.ray_service["spec"]["rayClusterConfig"]
+        known = self.pending_config if self.pending_cluster else self.active_config
+        is_other = known != wanted or (self.is_stubborn and self.pending_cluster is None and self.forgotten > 0)
+        if known is None or is_other:
+            self.pending_cluster, self.pending_since = f"cluster-{self.generation}-{self.forgotten}", self.now
+            self.pending_config = copy.deepcopy(wanted)
+
+    def _is_stuck(self) -> bool:
+        if self.pending_config is None:
+            return False
+        return self.pending_config["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] in self.unpullable
+
+
+def hash_of(config: dict[str, Any]) -> str:
+    """The hash that the pods of a cluster bear."""
+    return str(config["headGroupSpec"]["template"]["metadata"]["annotations"][names.ANNOTATION_HASH])
 
 
 def run_of(seen: Observed) -> str:

@@ -5,6 +5,7 @@ The numbers are those of the invariants in docs/architecture.md.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +30,7 @@ CHANGES = st.fixed_dictionaries(
         "gate__maxEpisodes": st.sampled_from([100, 400]),
         "gate__onFail": st.sampled_from(["Hold", "Retrain"]),
         "serving__replicas": st.sampled_from([1, 2, 3]),
-        "serving__image": st.sampled_from(["mine:1", "mine:2"]),
+        "serving__image": st.sampled_from(["mine:1", "mine:2", "bad:1"]),
         "serving__ingress": st.sampled_from([None, {"host": "a.example"}, {"host": "b.example"}]),
         "storage__deletionPolicy": st.sampled_from(["Delete", "Retain"]),
         "storage__keepRevisions": st.sampled_from([1, 2, 5]),
@@ -52,7 +53,7 @@ CHANGES = st.fixed_dictionaries(
 class Planner(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(watch=self._check)
+        self.world = World(watch=self._check, unpullable={"bad:1"})
         self.stale: Observed | None = None
         self.losses = 0
         self.lost_once: set[str] = set()
@@ -111,6 +112,14 @@ class Planner(RuleBasedStateMachine):
     def delete_the_ingress(self) -> None:
         self.world.ingress = None
 
+    @rule(data=st.data(), seed=st.sampled_from([0, 2]))
+    @precondition(lambda self: self.world.status.get("revisions"))
+    def pin_a_revision_and_keep_one(self, data: st.DataObject, seed: int) -> None:
+        numbers = [revision["number"] for revision in self.world.status["revisions"]]
+        self.world.edit(training__seed=seed, servedRevision=data.draw(st.sampled_from(numbers)), storage__keepRevisions=1)
+        for _ in range(10):
+            self.world.get_on()
+
     # The controller.
 
     @rule()
@@ -165,6 +174,14 @@ class Planner(RuleBasedStateMachine):
     @rule()
     def kuberay_gets_on(self) -> None:
         self.world.kuberay()
+
+    @rule(has_room=st.booleans())
+    def the_nodes_fill_up(self, has_room: bool) -> None:
+        self.world.free = None if has_room else ()
+
+    @rule()
+    def a_deadline_passes(self) -> None:
+        self.world.now += timedelta(seconds=700)
 
     @rule()
     def a_replica_loads(self) -> None:
@@ -286,6 +303,7 @@ class Planner(RuleBasedStateMachine):
         failed = {name for name, job in self.world.jobs.items() if job.phase == "Failed"}
         self.world.corrupt.clear()
         self.world.faulty.clear()
+        self.world.free = None
         for plan in [self.world.settle()[-1]]:
             assert not plan.actions, "1: no more writes"
         for name in failed & set(self.world.jobs):

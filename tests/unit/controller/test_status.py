@@ -22,6 +22,7 @@ from controller.model import (
     Status,
     TrainingStatus,
     Trigger,
+    UndoneSwitch,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -38,6 +39,7 @@ FULL = Status(
     ),
     training=TrainingStatus("cartpole-train-1", "1", 2, LONG_AGO, Progress(3, 3072, 61.2, 12.5, 40.0)),
     serving=ServingStatus("sha256:ab", 1, 480.0, 2, 3, "file:///b"),
+    undone_switch=UndoneSwitch("ab", "ProgressDeadlineExceeded", "the image cannot be pulled", 1),
     candidate=CandidateStatus(2, "sha256:cd", "Canary", 10, 1, 1, 2, "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"),
     revisions=(
         Revision(
