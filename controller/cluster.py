@@ -262,15 +262,23 @@ class Cluster:
         names_of_clusters = observation.ray_clusters(found)
         pods = self._list("Pod", owner.namespace, f"ray.io/cluster in ({','.join(names_of_clusters)})") if names_of_clusters else []
         is_read = len(names_of_clusters) > 1 or status.undone_switch is not None
-        read = {name: self._get("RayCluster", owner.namespace, name) for name in names_of_clusters} if is_read else {}
-        clusters = {name: cluster for name, cluster in read.items() if cluster}
+        clusters = self._ray_clusters(owner, names_of_clusters) if is_read else {}
         return found, observation.ray_service_state(found, pods, owner, owner.name, now, clusters)
+
+    def _ray_clusters(self, owner: Owner, names_of_clusters: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Those that may be read: rights of an earlier day do not allow it, and then nothing is undone."""
+        try:
+            read = {name: self._get("RayCluster", owner.namespace, name) for name in names_of_clusters}
+        except (ApiException, ResourceNotFoundError) as error:
+            logging.getLogger(__name__).warning("the RayClusters of %s/%s: %s", owner.namespace, owner.name, _in_words(error))
+            return {}
+        return {name: cluster for name, cluster in read.items() if cluster}
 
     def _free(self, owner: Owner) -> tuple[Capacity, ...] | Unknown:
         """What the nodes have left; an operator that watches some namespaces only may not ask."""
         try:
             return capacity.capacities(self._list("Node", None), self._list("Pod", None), owner)
-        except ApiException as error:
+        except (ApiException, ResourceNotFoundError) as error:
             return Unknown(_in_words(error))
 
     def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:

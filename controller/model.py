@@ -464,6 +464,7 @@ class RayServiceState:
         switching: KubeRay prepares a second cluster while a first one serves.
         claims: the claims that its pods mount; None where it has no pods, as on one machine.
         pending_since: when the second cluster was made.
+        unready_pods: of the second cluster, by their names.
         active_config: the spec of the RayCluster that serves, read only where there is a second one, or one was given up.
     """
 
@@ -477,6 +478,7 @@ class RayServiceState:
     claims: tuple[str, ...] | None = None
     pending_since: str | None = None
     active_config: Json | None = None
+    unready_pods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

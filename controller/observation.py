@@ -165,6 +165,7 @@ def ray_service_state(
         claims=tuple(_mounted_claims(ray_service["spec"].get("rayClusterConfig", {}))),
         pending_since=(clusters or {}).get(pending, {}).get("metadata", {}).get("creationTimestamp") if active and pending else None,
         active_config=(clusters or {}).get(active, {}).get("spec"),
+        unready_pods=tuple(_unready(pods, pending)) if active and pending else (),
     )
 
 
@@ -178,6 +179,15 @@ def _mounted_claims(cluster: Json) -> Iterable[str]:
 def _pods_hash(pods: Sequence[Json], cluster: str | None) -> str | None:
     of_cluster = [pod["metadata"] for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/cluster") == cluster]
     return next((hash_ for pod in of_cluster for hash_ in [pod.get("annotations", {}).get(names.ANNOTATION_HASH)] if hash_), None)
+
+
+def _unready(pods: Sequence[Json], cluster: str) -> Iterable[str]:
+    for pod in pods:
+        is_ready = any(
+            condition["type"] == "Ready" and condition["status"] == "True" for condition in pod.get("status", {}).get("conditions", [])
+        )
+        if pod["metadata"].get("labels", {}).get("ray.io/cluster") == cluster and not is_ready:
+            yield pod["metadata"]["name"]
 
 
 def ray_clusters(ray_service: Json) -> list[str]:
@@ -397,7 +407,8 @@ def _pod_problem(pod: Json, now: datetime, field: str) -> Problem | None:
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
             advice = f"check {field}.image and spec.imagePullSecrets"
-            return Problem("ImagePullFailed", f"the image {container['image']} cannot be pulled ({message or reason}); {advice}")
+            why = f"the image {container['image']} cannot be pulled for the pod {name} ({message or reason})"
+            return Problem("ImagePullFailed", f"{why}; {advice}")
         if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
             return Problem("PodNotStarted", f"the pod {name} cannot start: {message or reason}; check {field}.template")
         if reason == "CrashLoopBackOff":

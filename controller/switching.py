@@ -77,7 +77,8 @@ def overdue(observed: Observed) -> Problem | None:
         return None
     if (observed.now - datetime.fromisoformat(live.pending_since)).total_seconds() <= deadline_s:
         return None
-    why = f": {live.problem.message}" if live.problem else ""
+    pods = f"its pod {', '.join(live.unready_pods)} does not get ready" if live.unready_pods else ""
+    why = f": {live.problem.message if live.problem else pods}" if live.problem or pods else ""
     message = f"the second cluster did not come up within {deadline_s} s (spec.rollout.progressDeadlineSeconds){why}"
     return Problem("ProgressDeadlineExceeded", message)
 

@@ -25,6 +25,8 @@ KINDS = {
     "jobs": ("batch", "v1", "Job"),
     "ingresses": ("networking.k8s.io", "v1", "Ingress"),
     "rayservices": ("ray.io", "v1", "RayService"),
+    "rayclusters": ("ray.io", "v1", "RayCluster"),
+    "nodes": ("", "v1", "Node"),
     "pods": ("", "v1", "Pod"),
     "persistentvolumeclaims": ("", "v1", "PersistentVolumeClaim"),
     "events": ("", "v1", "Event"),
@@ -32,7 +34,7 @@ KINDS = {
     "namespaces": ("", "v1", "Namespace"),
     "customresourcedefinitions": ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
 }
-CLUSTER_WIDE = {"namespaces", "customresourcedefinitions"}
+CLUSTER_WIDE = {"namespaces", "customresourcedefinitions", "nodes"}
 VERBS = ["create", "delete", "get", "list", "patch", "watch"]
 _PATH = re.compile(
     r"^/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[a-z]+))?)?$"
@@ -161,7 +163,10 @@ class Kube:
         plural, namespace, name = key
         live = self.objects.get(key)
         if sub == "status":
-            after = {**copy.deepcopy(self._found(key)), "status": body["status"]}
+            # A status that is applied is all of its manager's; a merge patch takes away what it names as null.
+            status = body["status"] if plural == "policymodels" else _merged(self._found(key).get("status", {}), body["status"])
+            status = {name: value for name, value in status.items() if value is not None}
+            after = {**copy.deepcopy(self._found(key)), "status": status}
         elif live is None:
             after = body
         else:

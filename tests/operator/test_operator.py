@@ -388,3 +388,55 @@ def test_an_adopted_ray_service_gets_its_configuration_and_nothing_else(kube, op
     assert found["spec"]["rayClusterConfig"] == spec["rayClusterConfig"]
     assert "ownerReferences" not in found["metadata"]
     assert len(kube.all("rayservices")) == 1
+
+
+def test_a_second_cluster_that_does_not_come_up_is_undone_as_kuberay_takes_it(kube, operator):
+    create(kube, rollout={"progressDeadlineSeconds": 30})
+    operator()
+    until(lambda: kube.one("jobs", JOB))
+    finish(kube, JOB)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    before = kube.one("rayservices", "cartpole")
+    assert before
+    config, hash_ = before["spec"]["rayClusterConfig"], before["metadata"]["annotations"][names.ANNOTATION_HASH]
+    for name, spec in (("first", config), ("second", {})):
+        kube.put("rayclusters", {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    kube.change("rayclusters", "second", lambda found: found["metadata"].update(creationTimestamp="2020-01-01T00:00:00Z"))
+    pod = {"metadata": {"name": "head", "labels": {"ray.io/cluster": "first"}, "annotations": {names.ANNOTATION_HASH: hash_}}}
+    kube.put("pods", {**pod, "spec": {"containers": []}, "status": {"phase": "Running"}})
+    edit(kube, serving__image="bad:1", rollout={"progressDeadlineSeconds": 30})
+    until(lambda: (kube.one("rayservices", "cartpole") or {})["metadata"]["annotations"][names.ANNOTATION_HASH] != hash_)
+    switching = {"activeServiceStatus": {"rayClusterName": "first"}, "pendingServiceStatus": {"rayClusterName": "second"}}
+    kube.change("rayservices", "cartpole", lambda found: found.update(status=switching))
+
+    def is_undone() -> bool:
+        found = kube.one("rayservices", "cartpole") or {}
+        return found["spec"]["rayClusterConfig"] == config and "pendingServiceStatus" not in found["status"]
+
+    until(is_undone, lambda: status(kube))
+    until(lambda: status(kube).get("undoneSwitch", {}).get("forgotten") == 1, lambda: status(kube))
+    (degraded,) = [condition for condition in status(kube)["conditions"] if condition["type"] == "Degraded"]
+    assert degraded["reason"] == "SwitchUndone"
+
+
+def test_without_room_on_any_node_the_pods_are_left_as_they_are(kube, operator):
+    create(kube)
+    operator()
+    until(lambda: kube.one("jobs", JOB))
+    finish(kube, JOB)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    before = kube.one("rayservices", "cartpole")
+    assert before
+    hash_ = before["metadata"]["annotations"][names.ANNOTATION_HASH]
+    conditions = [{"type": "Ready", "status": "True"}]
+    has = {"allocatable": {"cpu": "100m", "memory": "1Gi", "pods": "110"}, "conditions": conditions}
+    kube.put("nodes", {"metadata": {"name": "n", "namespace": ""}, "spec": {}, "status": has})
+    pod = {"metadata": {"name": "head", "labels": {"ray.io/cluster": "first"}, "annotations": {names.ANNOTATION_HASH: hash_}}}
+    kube.put("pods", {**pod, "spec": {"containers": []}, "status": {"phase": "Running"}})
+    kube.change("rayservices", "cartpole", lambda found: found.update(status={"activeServiceStatus": {"rayClusterName": "first"}}))
+    edit(kube, serving__image="mine:2")
+    until(lambda: status(kube)["phase"] == "Degraded", lambda: status(kube))
+    assert "free: n: 0.1 cpu, 1.0Gi memory, 110 pods" in json.dumps(status(kube))
+    assert kube.one("rayservices", "cartpole")["spec"] == before["spec"]
+    kube.forbidden.add("nodes")
+    until(lambda: kube.one("rayservices", "cartpole")["spec"] != before["spec"], lambda: status(kube))

@@ -115,10 +115,12 @@ class Planner(RuleBasedStateMachine):
     @rule(data=st.data(), seed=st.sampled_from([0, 2]))
     @precondition(lambda self: self.world.status.get("revisions"))
     def pin_a_revision_and_keep_one(self, data: st.DataObject, seed: int) -> None:
+        self._get_on_with(training__seed=seed)
+        self._get_on_with(training__seed=2 - seed)
         numbers = [revision["number"] for revision in self.world.status["revisions"]]
-        self.world.edit(training__seed=seed, servedRevision=data.draw(st.sampled_from(numbers)), storage__keepRevisions=1)
-        for _ in range(10):
-            self.world.get_on()
+        pinned = data.draw(st.sampled_from(numbers))
+        self._get_on_with(training__seed=2 - seed, servedRevision=pinned)
+        self._get_on_with(training__seed=2 - seed, servedRevision=pinned, storage__keepRevisions=1)
 
     # The controller.
 
@@ -208,6 +210,12 @@ class Planner(RuleBasedStateMachine):
         for name in [name for name, job in self.world.jobs.items() if job.phase == "Failed"]:
             self._ask_again(name)
         self.world.settle()
+
+    def _get_on_with(self, **changes: Any) -> None:
+        """The user asks for something and looks on for a while."""
+        self.world.edit(**changes)
+        for _ in range(12):
+            self.world.get_on()
 
     def _is_on_record(self) -> bool:
         """Whether a status names what was last served: else, without the RayService, nobody could know it."""

@@ -202,7 +202,9 @@ def unscheduled(since: str) -> dict[str, Any]:
 def test_an_image_that_cannot_be_pulled_names_the_field_to_check(reason):
     problem = seen(job({"active": 1}), pod(state=waiting(reason, "not found"))).problem
     advice = "check spec.training.image and spec.imagePullSecrets"
-    assert problem == Problem("ImagePullFailed", f"the image train:1 cannot be pulled (not found); {advice}")
+    assert problem == Problem(
+        "ImagePullFailed", f"the image train:1 cannot be pulled for the pod cartpole-train-r1-abcde (not found); {advice}"
+    )
 
 
 def test_an_image_that_cannot_be_pulled_without_a_word_gives_the_reason():
@@ -314,6 +316,25 @@ def test_a_ray_service_shows_the_claims_that_its_pods_mount():
     assert observation.ray_service_state(ray_service(), [], OWNER, "cartpole", NOW).claims == ()
 
 
+def test_a_second_cluster_shows_since_when_it_is_there_and_which_of_its_pods_do_not_get_ready():
+    status = {"activeServiceStatus": {"rayClusterName": "a"}, "pendingServiceStatus": {"rayClusterName": "b"}}
+
+    def head(cluster: str, ready: str) -> dict[str, Any]:
+        metadata = {"name": f"{cluster}-head", "labels": {"ray.io/cluster": cluster}}
+        return {"metadata": metadata, "status": {"conditions": [{"type": "Ready", "status": ready}]}}
+
+    clusters = {
+        name: {"metadata": {"creationTimestamp": f"2026-01-01T0{hour}:00:00Z"}, "spec": {"rayVersion": name}}
+        for hour, name in enumerate("ab")
+    }
+    pods = [head("a", "False"), head("b", "False"), {**head("b", "True"), "metadata": {"name": "w", "labels": {"ray.io/cluster": "b"}}}]
+    state = observation.ray_service_state(ray_service(status), pods, OWNER, "cartpole", NOW, clusters)
+    assert (state.switching, state.pending_since, state.active_config) == (True, "2026-01-01T01:00:00Z", {"rayVersion": "a"})
+    assert state.unready_pods == ("b-head",)
+    unread = observation.ray_service_state(ray_service(status), pods, OWNER, "cartpole", NOW)
+    assert (unread.pending_since, unread.active_config) == (None, None)
+
+
 def test_a_ray_service_shows_its_hash_and_its_configuration():
     state = served(ray_service(annotations={"policymodel.dev/hash": "h"}, deletionTimestamp="2026-01-01T11:00:00Z"))
     assert (state.hash, state.serve_config, state.deleting) == ("h", "applications: []", True)
@@ -366,7 +387,8 @@ def test_an_application_that_comes_up_or_is_not_ours_is_no_problem(statuses):
 
 def test_a_head_pod_that_does_not_start_names_the_serving_fields():
     problem = served(ray_service(), pod("head", state=waiting("ErrImagePull", "denied"))).problem
-    assert problem.message == "the image train:1 cannot be pulled (denied); check spec.serving.image and spec.imagePullSecrets"
+    why = "the image train:1 cannot be pulled for the pod head (denied)"
+    assert problem.message == f"{why}; check spec.serving.image and spec.imagePullSecrets"
 
 
 KEPT = {"policymodel.dev/name": "cartpole", "app.kubernetes.io/managed-by": "policymodel-operator"}
