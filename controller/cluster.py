@@ -112,8 +112,7 @@ class Cluster:
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
             replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
             rivals=tuple(self._rivals(owner, spec)),
-            # To read all pods is much; only a change of the pods that serve asks for it.
-            free=self._free(owner) if serving and serving.hash not in (None, resources.serving_hash(spec)) else None,
+            free=self._free(owner) if serving and _changes_the_pods(serving, spec, status) else None,
             requests=observation.requests(metadata),
         )
 
@@ -319,6 +318,12 @@ class Cluster:
             "count": 1,
         }
         self._resource("Event").create(body=body, namespace=owner.namespace, _request_timeout=API_TIMEOUT_S)
+
+
+def _changes_the_pods(serving: RayServiceState, spec: Spec, status: Status) -> bool:
+    """Whether the nodes matter now: to read all pods of a cluster is much."""
+    asked, undone = resources.serving_hash(spec), status.undone_switch
+    return serving.hash not in (None, asked) and not (undone and undone.hash == asked)
 
 
 def _in_words(error: Exception) -> str:
