@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from controller import names, reconcile, resources
+from controller import names, observation, reconcile, resources
 from controller.model import Apply, Create, Observed, Plan, Replicas, spec_of
 from controller.rollout import stages
 
@@ -251,7 +251,21 @@ class Planner(RuleBasedStateMachine):
         numbers = [revision.number for revision in plan.status.revisions]
         assert numbers == sorted(set(numbers)), "a number is one revision's"
         assert max(numbers, default=0) >= max((revision.number for revision in seen.status.revisions), default=0), "a number comes again"
+        self._check_pruning(plan)
         self._check_rollout(seen, plan)
+
+    def _check_pruning(self, plan: Plan) -> None:
+        """A prune Job may remove all that it names from the moment that it is asked for: nothing of it serves, or is tried."""
+        jobs = [action.manifest["metadata"] for action in plan.actions if isinstance(action, Create)]
+        jobs += [job.manifest["metadata"] for job in self.world.jobs.values()]
+        told = {digest for metadata in jobs for digest in observation.prunes(metadata)}
+        texts = [self.world.ray_service["spec"].get("serveConfigV2", "")] if self.world.ray_service else []
+        switches = [action for action in plan.actions if isinstance(action, Apply) and action.field_manager == names.SERVE_FIELD_MANAGER]
+        texts += [switch.manifest["spec"]["serveConfigV2"] for switch in switches]
+        owner = self.world.owner
+        named = [found for text in texts for found in (resources.served_policy(owner, text), resources.tried_policy(owner, text))]
+        held = {policy["digest"] for policy in [*named, *self.world.trying] if policy} | {digest for digest in self.world.rows if digest}
+        assert not told & held, "what serves, or is tried, is removed"
 
     def _check_rollout(self, seen: Observed, plan: Plan) -> None:
         """No step is left out, in whatever state the planner finds the RayService."""
@@ -289,15 +303,6 @@ class Planner(RuleBasedStateMachine):
         assert (set(served) | self.world.tried) - {""} <= self.world.approved, "an unapproved policy is served"
         first = next((index for index, held in enumerate(served) if held), len(served))
         assert "" not in served[first:], "4: what serves goes on serving"
-
-    @invariant()
-    def what_serves_or_is_tried_never_loses_its_bundle(self) -> None:
-        """A prune Job may have removed all that it names from the moment that it is there."""
-        told = {digest for job in self.world.jobs.values() for digest in job.prunes}
-        text = self.world.ray_service["spec"].get("serveConfigV2", "") if self.world.ray_service else ""
-        named = [resources.served_policy(self.world.owner, text), resources.tried_policy(self.world.owner, text), *self.world.trying]
-        held = {policy["digest"] for policy in named if policy} | {digest for digest in self.world.rows if digest}
-        assert not told & held, "what serves, or is tried, is removed"
 
     @invariant()
     def a_run_is_trained_once(self) -> None:
