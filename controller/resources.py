@@ -246,7 +246,6 @@ def manners(spec: Spec) -> Json:
         "outOfBounds": serving.out_of_bounds,
         "maxBodyBytes": serving.max_body_bytes,
         "accessLog": serving.access_log,
-        "drainSeconds": spec.rollout.drain_s,
     }
 
 
@@ -259,7 +258,7 @@ def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", 
         live: the text as it stands; only an adopted RayService has applications of others in it.
     """
     serving, scale = spec.serving, spec.serving.autoscaling
-    user_config = dict(manners(spec))
+    user_config = {**manners(spec), "drainSeconds": spec.rollout.drain_s}
     if policy:
         user_config["serving"] = dict(policy)
     if candidate:
