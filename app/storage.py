@@ -119,10 +119,19 @@ def directory_aside(final: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        _flush(aside)
         if not final.exists():
             aside.rename(final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(directory: Path) -> None:
+    """Brings all files below a directory to the disk: a node that loses its power must not leave a name without content."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

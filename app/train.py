@@ -6,23 +6,22 @@ All input is checked before Ray starts, so a mistake costs a second and not a mi
 import datetime
 import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from app.bundle import BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
-from app.checkpoints import RunState, restored_state, write_checkpoint
+from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
 from app.environments import checked_spaces, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
+from app.leaving import Leaving, Terminated
 from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.settings import parsed_settings
@@ -36,6 +35,8 @@ GOLDEN_OBSERVATIONS = 64
 GOLDEN_NUMBERS = 100_000
 LEAST_GOLDEN = 4
 PARITY_OBSERVATIONS = 1024
+# How much of stop.timeSeconds a killed attempt may take without its being counted.
+NOTED_EVERY_S = 10.0
 RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
 
 
@@ -54,12 +55,13 @@ class Run:
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
     """What `python -m app.train` does; gives its result."""
-    signal.signal(signal.SIGTERM, _exit_promptly)
+    leaving = Leaving()
+    leaving.listen()
     asked = parsed_run(argv)
     with storage_faults():
         published = _published_before(asked)
     if published is None:
-        published = _trained_and_published(asked, report)
+        published = _trained_and_published(asked, report, leaving)
     return _with_evaluation(asked, published)
 
 
@@ -120,16 +122,15 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _exit_promptly(signum: int, _frame: FrameType | None) -> None:
-    """Ends the process as the signal would, with Ray's processes ended on the way out."""
-    raise SystemExit(128 + signum)
-
-
-def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
+def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict[str, Any]:
+    with storage_faults():
+        before = known_attempts(asked.storage.run(asked.id))
+        attempt = Attempts(before.count + 1, before.time_s)
+        write_attempts(asked.storage.run(asked.id), attempt)
     trainer = Trainer(asked.task)
     try:
-        signal.signal(signal.SIGTERM, _exit_promptly)  # ray.init puts its own handler there
-        state = _trained(asked, trainer, report)
+        leaving.listen()  # ray.init puts its own handler there
+        state = _trained(asked, trainer, report, leaving, attempt)
         digest = _published(asked, trainer, state)
     finally:
         trainer.close()
@@ -138,6 +139,7 @@ def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
         "run": asked.id,
         "digest": digest,
         "uri": asked.storage.bundle_uri(digest),
+        "attempts": attempt.count,
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
@@ -148,30 +150,44 @@ def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
     return result
 
 
-def _trained(asked: Run, trainer: Trainer, report: Report) -> RunState:
+def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts) -> RunState:
     """Iterates until a criterion is met, from the newest checkpoint on where there is one.
 
     Raises:
         InputError: TrainingDiverged.
+        Terminated: the process was asked to end; there is a checkpoint of all that was done.
     """
-    checkpoints = asked.storage.run(asked.id) / "checkpoints"
+    run = asked.storage.run(asked.id)
     with storage_faults():
-        state = restored_state(checkpoints, trainer.restore) or RunState([], 0.0)
+        state = restored_state(run / "checkpoints", trainer.restore) or RunState([], 0.0)
     curve = list(state.curve)
-    began = time.monotonic() - state.time_s
+    began = time.monotonic() - max(state.time_s, attempt.time_s)
+    noted_s = attempt.time_s
     while not asked.stop.is_met(curve, time.monotonic() - began):
-        iteration_began = time.monotonic()
-        iterated = trainer.iterate()
-        if not iterated.is_finite:
-            raise InputError("TrainingDiverged", "spec.training.config: the loss is no number any more; lower lr, or set gradClip")
-        before = curve[-1].env_steps if curve else 0
-        curve.append(next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum))
-        now = time.monotonic()
-        report.progress(_progress(asked.stop, curve, now - began, (iterated.env_steps - before) / (now - iteration_began)))
-        if curve[-1].iteration % asked.checkpoint_every == 0:
+        with leaving.patience():
+            iteration_began = time.monotonic()
+            curve.append(_iterated(trainer, curve))
+            now = time.monotonic()
+            before = curve[-2].env_steps if len(curve) > 1 else 0
+            report.progress(_progress(asked.stop, curve, now - began, (curve[-1].env_steps - before) / (now - iteration_began)))
+            is_due = curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():
-                write_checkpoint(checkpoints, RunState(curve, now - began), trainer.save)
+                if is_due or leaving.is_asked:
+                    write_checkpoint(run / "checkpoints", RunState(curve, now - began), trainer.save)
+                if leaving.is_asked or now - began - noted_s >= NOTED_EVERY_S:
+                    noted_s = now - began
+                    write_attempts(run, Attempts(attempt.count, noted_s))
+        if leaving.is_asked:
+            raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
     return RunState(curve, time.monotonic() - began)
+
+
+def _iterated(trainer: Trainer, curve: list[Point]) -> Point:
+    """The point of one more iteration."""
+    iterated = trainer.iterate()
+    if not iterated.is_finite:
+        raise InputError("TrainingDiverged", "spec.training.config: the loss is no number any more; lower lr, or set gradClip")
+    return next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum)
 
 
 def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:

@@ -95,8 +95,14 @@ class Trainer:
         self._algorithm.save_to_path(str(directory.resolve()))
 
     def restore(self, directory: Path) -> None:
-        """Goes on from what `save` wrote. RLlib refuses relative paths."""
-        self._algorithm.restore_from_path(str(directory.resolve()))
+        """Goes on from what `save` wrote, or is as new where that raises. RLlib refuses relative paths."""
+        try:
+            self._algorithm.restore_from_path(str(directory.resolve()))
+        except Exception:
+            # Half of it may have been taken over.
+            self._algorithm.stop()
+            self._algorithm = _algorithm_config(self._task).build_algo()
+            raise
 
     def module(self) -> Any:
         """The RLModule as it is now."""

@@ -1,11 +1,9 @@
-"""Settings, stop criteria, checkpoints and storage: pure rules as tables."""
+"""Settings, stop criteria and storage: pure rules as tables."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.checkpoints import RunState, restored_state, write_checkpoint
 from app.errors import InputError
 from app.settings import SETTINGS, Settings, parsed_settings
 from app.stop import Point, Stop, next_point, parsed_stop
@@ -103,44 +101,6 @@ def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
     assert _curve((30, 10.0), (15, 100.0), (5, 200.0))[-1].episode_return_mean == pytest.approx(125)
     assert _curve((30, 10.0), (0, 0.0))[-1].episode_return_mean == 10
     assert _curve((0, 0.0))[-1].episode_return_mean is None
-
-
-def _state(iteration: int) -> RunState:
-    return RunState([Point(iteration, 100 * iteration, 1, 2.0, 2.0)], 1.5)
-
-
-def _save(content: str) -> Any:
-    def save(directory: Path) -> None:
-        directory.mkdir()
-        (directory / "weights").write_text(content)
-
-    return save
-
-
-def test_the_newest_two_checkpoints_are_kept_and_the_newest_is_restored(tmp_path: Path) -> None:
-    for iteration in (9, 10, 11):
-        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
-    restored: list[str] = []
-    state = restored_state(tmp_path, lambda directory: restored.append((directory / "weights").read_text()))
-    assert (state, restored) == (_state(11), ["11"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000011"]
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    for iteration in (1, 2):
-        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
-    (tmp_path / ".00000003.partial").mkdir()
-    (tmp_path / "00000002" / "algorithm" / "weights").unlink()
-    assert restored_state(tmp_path, lambda directory: (directory / "weights").read_text() and None) == _state(1)
-
-
-def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
-    def failing(directory: Path) -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_checkpoint(tmp_path, _state(1), failing)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["/storage", "s3://bucket/x", "file://host/x", "file:///a/../b", "file:relative"])
