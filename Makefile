@@ -31,10 +31,15 @@ $(VENV): pyproject.toml constraints.txt
 	$(PIP_INSTALL) -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.venv-s3/.installed: tests/s3-requirements.txt
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/pip install --disable-pip-version-check -q -r $<
+	@touch $@
+
 run: $(VENV)  ## Train, check and serve the example on this machine (ARGS=--once ends after 20 episodes)
 	.venv/bin/policymodel run $(EXAMPLE) $(ARGS)
 
-test: $(VENV)  ## All tests but the long ones; those on a cluster run when `make cluster` has made one
+test: $(VENV) .venv-s3/.installed  ## All tests but the long ones; those on a cluster run when `make cluster` has made one
 	@if $(KUBECTL) get --raw /readyz --request-timeout=5s >/dev/null 2>&1; then $(MAKE) --no-print-directory images deploy; \
 	else echo "no cluster answers as $(CONTEXT): the tests that need one will say that they are skipped"; fi
 	.venv/bin/pytest -m 'not full' $(ARGS)
@@ -86,7 +91,7 @@ e2e-full: $(VENV) images deploy  ## Soaks, kills and repetitions
 	.venv/bin/pytest tests -m full $(ARGS)
 
 clean:  ## Remove the environment, caches and local policies; the cluster stays (`kind delete cluster --name policymodel`)
-	rm -rf .venv .policymodel build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-s3 .policymodel build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find app controller tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list

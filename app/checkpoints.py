@@ -1,4 +1,4 @@
-"""Checkpoints of one run: written aside and renamed, the newest two kept, a torn one passed over. Knows nothing of RLlib.
+"""Checkpoints of one run: their state written last, the newest two kept, a torn one passed over. Knows nothing of RLlib.
 
 Algorithms are saved as pickles, which can run code when they are read. So a checkpoint is read only by the Job of its own run, and only
 when every file is as it was written.
@@ -6,14 +6,13 @@ when every file is as it was written.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from app.stop import Point
-from app.storage import directory_aside, read_json, write_aside
+from app.storage import Place, children, directory_aside, local_copy, read_json, remove, write_aside
 
 ALGORITHM = "algorithm"
 STATE_FILE = "run.json"
@@ -47,7 +46,7 @@ class Attempts:
     time_s: float
 
 
-def known_attempts(run: Path) -> Attempts:
+def known_attempts(run: Place) -> Attempts:
     """The attempts that a run's directory tells of; none where it tells of none."""
     match read_json(run / ATTEMPTS_FILE):
         case {"attempts": int(count), "timeSeconds": int() | float() as time_s}:
@@ -55,13 +54,13 @@ def known_attempts(run: Path) -> Attempts:
     return Attempts(0, 0.0)
 
 
-def write_attempts(run: Path, attempts: Attempts) -> None:
+def write_attempts(run: Place, attempts: Attempts) -> None:
     """Notes the attempts, so that the next one knows of them however this one ends."""
     content = {"attempts": attempts.count, "timeSeconds": round(attempts.time_s, 3)}
     write_aside(run / ATTEMPTS_FILE, json.dumps(content).encode())
 
 
-def write_checkpoint(directory: Path, state: RunState, save: Callable[[Path], None]) -> None:
+def write_checkpoint(directory: Place, state: RunState, save: Callable[[Path], None]) -> None:
     """Writes a checkpoint and removes all but the newest two.
 
     Args:
@@ -69,16 +68,16 @@ def write_checkpoint(directory: Path, state: RunState, save: Callable[[Path], No
         state: what the run knows of itself.
         save: writes the algorithm's state into the directory that it is given.
     """
-    with directory_aside(directory / f"{state.curve[-1].iteration:08d}") as aside:
+    with directory_aside(directory / f"{state.curve[-1].iteration:08d}", STATE_FILE) as aside:
         save(aside / ALGORITHM)
         curve = [asdict(point) for point in state.curve]
         content = {"curve": curve, "timeSeconds": state.time_s, "files": _digests(aside / ALGORITHM)}
         write_aside(aside / STATE_FILE, json.dumps(content).encode())
-    for old in _renamed_checkpoints(directory)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in _checkpoints(directory)[KEPT:]:
+        remove(old, STATE_FILE)
 
 
-def restored_state(directory: Path, restore: Callable[[Path], None]) -> RunState | None:
+def restored_state(directory: Place, restore: Callable[[Path], None]) -> RunState | None:
     """Goes on from the newest checkpoint that can be read. Those that cannot are removed: the run comes by their iterations again.
 
     Args:
@@ -88,16 +87,17 @@ def restored_state(directory: Path, restore: Callable[[Path], None]) -> RunState
     Returns:
         The run's state then, None where there is no such checkpoint.
     """
-    for checkpoint in _renamed_checkpoints(directory):
-        state = _state(checkpoint)
-        if state is not None:
-            try:
-                restore(checkpoint / ALGORITHM)
-            except Exception:  # noqa: BLE001 - whatever the pickle of another version raises, the older checkpoint is the way on
-                state = None
+    for checkpoint in _checkpoints(directory):
+        with local_copy(checkpoint) as local:
+            state = _state(local)
+            if state is not None:
+                try:
+                    restore(local / ALGORITHM)
+                except Exception:  # noqa: BLE001 - whatever the pickle of another version raises, the older checkpoint is the way on
+                    state = None
         if state is not None:
             return state
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        remove(checkpoint, STATE_FILE)
     return None
 
 
@@ -118,8 +118,6 @@ def _digests(directory: Path) -> dict[str, Any]:
     return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _renamed_checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints that were renamed into place, newest first."""
-    if not directory.is_dir():
-        return []
-    return sorted((path for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+def _checkpoints(directory: Place) -> list[Place]:
+    """The checkpoints, newest first; what was not renamed into place is none."""
+    return [directory / name for name in reversed(children(directory)) if name.isdigit()]

@@ -12,7 +12,7 @@ from app.bundle import BundleRefused
 from app.errors import InputError
 from app.meter import Meter
 from app.policy import Policy, loaded_policy
-from app.storage import local_path
+from app.storage import place_of
 
 # How long the policy that was replaced goes on answering those who ask for it: an episode that it began it may end.
 DRAIN_S = 60.0
@@ -173,4 +173,4 @@ class PolicyHolder:
         """The wanted policy: the one in hand where only the revision changed, else from its bundle, read in a thread."""
         if self.serving is not None and self.serving.policy.digest == wanted.digest:
             return self.serving.policy
-        return await asyncio.to_thread(loaded_policy, local_path(wanted.uri), wanted.digest)
+        return await asyncio.to_thread(loaded_policy, place_of(wanted.uri), wanted.digest)

@@ -5,7 +5,6 @@ All input is checked before Ray starts, so a mistake costs a second and not a mi
 
 import datetime
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from app.bundle import BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
+from app.bundle import MANIFEST_FILE, BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
 from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
 from app.environments import checked_spaces, parsed_environment
@@ -27,7 +26,7 @@ from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.settings import parsed_settings
 from app.spaces import Array
 from app.stop import Point, Stop, next_point, parsed_stop
-from app.storage import Storage, open_storage, read_json, storage_faults, write_aside
+from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
 from app.trainer import Trainer, TrainingTask
 
 GOLDEN_OBSERVATIONS = 64
@@ -77,7 +76,7 @@ def _published_before(asked: Run) -> dict[str, Any] | None:
         if refused.reason not in ("Missing", "DigestMismatch"):
             return result
         print(f"the bundle of this run is made again: {refused.message}", file=sys.stderr)
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory, MANIFEST_FILE)
         return None
     return result
 
@@ -109,7 +108,7 @@ def parsed_run(argv: Sequence[str]) -> Run:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="app.train", description="Trains a policy with RLlib PPO and publishes it as a bundle.")
-    parser.add_argument("--storage", required=True, metavar="URI", help="file:///<absolute path>, the storage of one PolicyModel")
+    parser.add_argument("--storage", required=True, metavar="URI", help="file:///<path> or s3://<bucket>/<path>, of one PolicyModel")
     parser.add_argument("--run", required=True, metavar="ID")
     parser.add_argument("--environment", required=True, metavar="JSON")
     parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")

@@ -37,14 +37,28 @@ class GateSpec:
 
 
 @dataclass(frozen=True)
+class S3Spec:
+    """A bucket, and how it is reached."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str | None = None
+    secret_name: str | None = None
+    path_style: bool | None = None
+
+
+@dataclass(frozen=True)
 class StorageSpec:
-    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen."""
+    """Where checkpoints and bundles lie: in a claim, or else in `s3`. `access_modes` of an existing claim are not in the spec: () until
+    it was seen."""
 
     size: str | None
     access_modes: tuple[str, ...]
     storage_class_name: str | None
     existing_claim: str | None
     deletion_policy: Literal["Delete", "Retain"]
+    s3: S3Spec | None = None
 
 
 @dataclass(frozen=True)
@@ -427,7 +441,7 @@ def spec_of(document: Json) -> Spec:
     """
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
-    pvc, ingress, autoscaling = storage["pvc"], serving.get("ingress"), serving.get("autoscaling")
+    pvc, s3, ingress, autoscaling = storage.get("pvc", {}), storage.get("s3"), serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
         image_pull_secrets=tuple(secret["name"] for secret in spec["imagePullSecrets"]),
@@ -447,10 +461,20 @@ def spec_of(document: Json) -> Spec:
         gate=GateSpec(episodes=gate["episodes"], seed=gate["seed"], min_return=gate["minReturn"]),
         storage=StorageSpec(
             size=pvc.get("size"),
-            access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
+            access_modes=() if s3 or "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],
+            s3=S3Spec(
+                bucket=s3["bucket"],
+                prefix=s3["prefix"],
+                endpoint=s3.get("endpoint"),
+                region=s3.get("region"),
+                secret_name=s3.get("secretName"),
+                path_style=s3.get("pathStyle"),
+            )
+            if s3
+            else None,
         ),
         serving=ServingSpec(
             route=serving["route"],

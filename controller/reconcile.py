@@ -133,7 +133,7 @@ def storing(observed: Observed, settings: Settings) -> Step:
     """The claim that checkpoints and bundles lie in. Its finding is not shown: it is the reason of others when it fails."""
     claim, spec = observed.claim, observed.spec
     done = Step(Condition("Stored", "True", "Stored", ""))
-    if not settings.in_cluster:
+    if not settings.in_cluster or spec.storage.s3:
         return done
     if spec.storage.existing_claim:
         if claim is None:
@@ -552,7 +552,7 @@ def _is_missed(candidate: Revision, observed: Observed) -> bool:
 def _mounts_the_claim(observed: Observed) -> bool:
     """Whether the pods of the RayService have the claim of the bundles, as far as is known; an adopted one is made by others."""
     live = observed.ray_service
-    if observed.spec.serving.ray_service is None or live is None or live.claims is None:
+    if observed.spec.storage.s3 or observed.spec.serving.ray_service is None or live is None or live.claims is None:
         return True
     return resources.claim_name(observed.owner, observed.spec) in live.claims
 

@@ -55,6 +55,10 @@ def scaling(*edits: tuple[str, Any]) -> str:
     return text(("spec.serving.replicas", GONE), ("spec.serving.autoscaling", autoscaling), *edits)
 
 
+def in_a_bucket(s3: dict[str, Any]) -> str:
+    return text(("spec.storage.pvc", GONE), ("spec.storage.s3", s3))
+
+
 CONFIG = "spec.training.config"
 GOOD = {
     "the example": text(),
@@ -82,6 +86,11 @@ GOOD = {
     "an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine"})),
     "a small claim": text(("spec.storage.pvc.size", "0.5Gi")),
     "a kept claim": text(("spec.storage.deletionPolicy", "Retain")),
+    "a bucket": in_a_bucket({"bucket": "policies"}),
+    "a bucket of another store": in_a_bucket(
+        {"bucket": "a.b-c", "prefix": "a/b", "endpoint": "http://10.0.0.1:9000", "region": "x", "secretName": "s", "pathStyle": True}
+    ),
+    "a bucket in the name of the host": in_a_bucket({"bucket": "abc", "endpoint": "https://s3.example", "pathStyle": False}),
     "adoption": adopting(),
     "no replicas named": text(("spec.serving.replicas", GONE)),
     "autoscaling": scaling(),
@@ -127,6 +136,14 @@ BAD = {
     "a null threshold": replaced("minReturn: 475", "minReturn: null"),
     "no storage": text(("spec.storage", GONE)),
     "no claim": text(("spec.storage.pvc", GONE)),
+    "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),
+    "a bucket without a name": in_a_bucket({}),
+    "a bucket that is none": in_a_bucket({"bucket": "My_Bucket"}),
+    "a prefix that climbs": in_a_bucket({"bucket": "abc", "prefix": "../other"}),
+    "a prefix of nothing": in_a_bucket({"bucket": "abc", "prefix": ""}),
+    "an endpoint that is none": in_a_bucket({"bucket": "abc", "endpoint": "minio:9000"}),
+    "an endpoint with a password": in_a_bucket({"bucket": "abc", "endpoint": "http://me:secret@minio"}),
+    "a bucket in the name of an address": in_a_bucket({"bucket": "abc", "endpoint": "http://10.0.0.1", "pathStyle": False}),
     "no route": text(("spec.serving.route", GONE)),
     "no spec": text(("spec", GONE)),
     "neither id nor entry point": text(("spec.environment", {})),

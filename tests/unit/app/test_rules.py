@@ -103,8 +103,21 @@ def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
     assert _curve((0, 0.0))[-1].episode_return_mean is None
 
 
-@pytest.mark.parametrize("uri", ["/storage", "s3://bucket/x", "file://host/x", "file:///a/../b", "file:relative"])
-def test_only_absolute_file_uris_are_storage(uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/storage",
+        "s3://bucket",
+        "s3:///x",
+        "s3://bucket/a/../b",
+        "s3://b/x?versionId=1",
+        "gs://b/x",
+        "file://host/x",
+        "file:///a/../b",
+        "file:a",
+    ],
+)
+def test_only_absolute_file_uris_and_paths_in_buckets_are_storage(uri: str) -> None:
     with pytest.raises(InputError, match="file:///"):
         open_storage(uri)
 
