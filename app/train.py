@@ -129,7 +129,7 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
     trainer = Trainer(asked.task)
     try:
         leaving.listen()  # ray.init puts its own handler there
-        state = _trained(asked, trainer, report, leaving, attempt)
+        state, stopped_by = _trained(asked, trainer, report, leaving, attempt)
         digest = _published(asked, trainer, state)
     finally:
         trainer.close()
@@ -139,6 +139,7 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         "digest": digest,
         "uri": asked.storage.bundle_uri(digest),
         "attempts": attempt.count,
+        "stoppedBy": stopped_by,
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
@@ -149,8 +150,8 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
     return result
 
 
-def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts) -> RunState:
-    """Iterates until a criterion is met, from the newest checkpoint on where there is one.
+def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts) -> tuple[RunState, str]:
+    """Iterates until a criterion is met, from the newest checkpoint on where there is one; gives the state then, and the criterion.
 
     Raises:
         InputError: TrainingDiverged.
@@ -162,7 +163,7 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
     curve = list(state.curve)
     began = time.monotonic() - max(state.time_s, attempt.time_s)
     noted_s = attempt.time_s
-    while not asked.stop.is_met(curve, time.monotonic() - began):
+    while not (stopped_by := asked.stop.reached(curve, time.monotonic() - began)):
         with leaving.patience():
             iteration_began = time.monotonic()
             curve.append(_iterated(trainer, curve))
@@ -178,15 +179,17 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
                     write_attempts(run, Attempts(attempt.count, noted_s))
         if leaving.is_asked:
             raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
-    return RunState(curve, time.monotonic() - began)
+    return RunState(curve, time.monotonic() - began), stopped_by
 
 
 def _iterated(trainer: Trainer, curve: list[Point]) -> Point:
     """The point of one more iteration."""
     iterated = trainer.iterate()
     if not iterated.is_finite:
-        raise InputError("TrainingDiverged", "spec.training.config: the loss is no number any more; lower lr, or set gradClip")
-    return next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum)
+        raise InputError(
+            "TrainingDiverged", "spec.training.config: the loss or the return is no number any more; lower lr, or set gradClip"
+        )
+    return next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum, iterated.return_square_sum)
 
 
 def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:
@@ -196,6 +199,7 @@ def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float)
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
+        "episodeReturnStd": last.episode_return_std,
         "progressPercent": round(percent, 1),
         "stepsPerSecond": round(steps_per_s, 1),
         "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,

@@ -175,6 +175,7 @@ class Revision:
     parent: int | None = None
     verdict: Literal["Pass", "Fail"] | None = None
     evaluation: Evaluation | None = None
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last progress line of a training Job."""
+    """The last progress line of a training Job; the spread is the standard deviation of the returns that the mean is of."""
 
     iteration: int
     env_steps: int
     episode_return_mean: float | None
     percent: float
     eta_s: float | None
+    episode_return_std: float | None = None
+    steps_per_s: float | None = None
 
 
 @dataclass(frozen=True)

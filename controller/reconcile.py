@@ -170,6 +170,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     is_asked_again = bool(job and job.replaces and job.result)
     if candidate and (is_asked_again or not _is_missed(candidate, observed)):
         steps = f" after {candidate.env_steps} environment steps" if candidate.env_steps else ""
+        steps += f", stopped by {candidate.stopped_by}" if candidate.stopped_by else ""
         return Step(
             Condition(
                 statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({_short(candidate.digest)}) was published{steps}"
@@ -569,6 +570,7 @@ def _revision(job: JobState, result: Json, observed: Observed, number: int) -> R
         env_steps=result.get("envSteps"),
         parent=observed.status.serving.revision if observed.status.serving else None,
         evaluation=_evaluation(result) if result.get("evaluation") else None,
+        stopped_by=result.get("stoppedBy"),
     )
 
 
@@ -665,7 +667,10 @@ def _progress_message(job: JobState) -> str:
         return f"the Job {job.name} is starting"
     figures = f"iteration {job.progress.iteration}, {job.progress.env_steps} environment steps"
     if job.progress.episode_return_mean is not None:
-        figures += f", mean return {job.progress.episode_return_mean:.1f}"
+        spread = "" if job.progress.episode_return_std is None else f" ± {job.progress.episode_return_std:.1f}"
+        figures += f", mean return {job.progress.episode_return_mean:.1f}{spread}"
+    if job.progress.steps_per_s is not None:
+        figures += f", {job.progress.steps_per_s:.0f} steps/s"
     return f"the Job {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
 
 

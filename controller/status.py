@@ -202,6 +202,8 @@ def _training_document(training: TrainingStatus) -> dict[str, Any]:
             "iteration": training.progress.iteration,
             "envSteps": training.progress.env_steps,
             "episodeReturnMean": training.progress.episode_return_mean,
+            "episodeReturnStd": training.progress.episode_return_std,
+            "stepsPerSecond": training.progress.steps_per_s,
             "progressPercent": training.progress.percent,
             "progress": progress_text(training.progress),
         }
@@ -217,6 +219,8 @@ def _training_of(document: Json) -> TrainingStatus:
             document.get("episodeReturnMean"),
             document.get("progressPercent", 0.0),
             _eta_s(document.get("progress", "")),
+            document.get("episodeReturnStd"),
+            document.get("stepsPerSecond"),
         )
     return TrainingStatus(document["job"], document["run"], document.get("attempt", 1), document.get("startTime"), progress)
 
@@ -244,6 +248,7 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "image": revision.image,
             "seed": revision.seed,
             "envSteps": revision.env_steps,
+            "stoppedBy": revision.stopped_by,
             "parent": revision.parent,
             "verdict": revision.verdict,
             "evaluation": vars(evaluation) if evaluation else None,
@@ -262,6 +267,7 @@ def _revision_of(document: Json) -> Revision:
         image=document.get("image"),
         seed=document.get("seed"),
         env_steps=document.get("envSteps"),
+        stopped_by=document.get("stoppedBy"),
         parent=document.get("parent"),
         verdict=document.get("verdict"),
         evaluation=Evaluation(**evaluation) if evaluation else None,

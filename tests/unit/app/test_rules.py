@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import InputError
 from app.settings import SETTINGS, Settings, parsed_settings
-from app.stop import Point, Stop, next_point, parsed_stop
+from app.stop import RECENT_EPISODES, Point, Stop, next_point, parsed_stop
 from app.storage import open_storage
 
 
@@ -94,7 +94,7 @@ def _curve(*iterations: tuple[int, float]) -> list[Point]:
 )
 def test_progress_is_the_largest_share_of_any_criterion(stop: Stop, curve: list[Point], percent: float) -> None:
     assert stop.progress_percent(curve, 5.0) == pytest.approx(percent)
-    assert stop.is_met(curve, 5.0) == (percent == 100)
+    assert (stop.reached(curve, 5.0) is not None) == (percent == 100)
 
 
 def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
@@ -126,3 +126,35 @@ def test_only_absolute_file_uris_and_paths_in_buckets_are_storage(uri: str) -> N
 def test_names_of_runs_cannot_leave_their_directory(name: str) -> None:
     with pytest.raises(InputError):
         open_storage("file:///storage/x").run(name)
+
+
+RISES_THEN_RESTS = [10.0] * 3 + [20.0] * 4 + [15.0, 20.0]
+
+
+@pytest.mark.parametrize(("iterations", "is_met"), [(5, True), (6, False)])
+def test_a_plateau_is_counted_from_the_highest_mean_on(iterations: int, is_met: bool) -> None:
+    curve = _curve(*[(RECENT_EPISODES, mean) for mean in RISES_THEN_RESTS])
+    stop = Stop(plateau_iterations=iterations, iterations=1000)
+    assert stop.reached(curve, 0.0) == ("plateauIterations" if is_met else None)
+    assert stop.progress_percent(curve, 0.0) == pytest.approx(100 if is_met else 0.9)
+
+
+def test_a_few_lucky_episodes_at_the_start_make_no_plateau() -> None:
+    curve = _curve((1, 500.0), *[(1, 10.0)] * (RECENT_EPISODES - 2))
+    assert Stop(plateau_iterations=3).reached(curve, 0.0) is None
+
+
+def test_the_criterion_that_ends_a_training_is_named() -> None:
+    curve = _curve(*[(RECENT_EPISODES, 100.0)] * 3)
+    assert Stop(episode_return_mean=100, iterations=3).reached(curve, 5.0) == "episodeReturnMean"
+    assert Stop(episode_return_mean=101, iterations=3).reached(curve, 5.0) == "iterations"
+    assert Stop(time_s=5, iterations=4).reached(curve, 5.0) == "timeSeconds"
+    assert Stop(iterations=1).reached([], 5.0) is None
+
+
+def test_the_spread_is_that_of_the_returns_that_the_mean_is_of() -> None:
+    curve = [next_point([], 100, 15, 15 * 9.0, 15 * 9.0**2)]
+    curve.append(next_point(curve, 200, 15, 15 * 11.0, 15 * 11.0**2))
+    assert (curve[-1].episode_return_mean, curve[-1].episode_return_std) == (10.0, 1.0)
+    assert next_point([], 100, 3, 0.3, 0.03).episode_return_std == pytest.approx(0, abs=1e-6)
+    assert next_point([], 100, 0, 0.0).episode_return_std is None
