@@ -28,6 +28,7 @@ from app.spaces import Array
 from app.stop import Point, Stop, next_point, parsed_stop
 from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
 from app.trainer import Trainer, TrainingTask
+from app.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
 
 GOLDEN_OBSERVATIONS = 64
 # So that the numbers of large observations stay below half a megabyte of manifest.
@@ -50,6 +51,7 @@ class Run:
     checkpoint_every: int
     evaluation: EvaluationRequest | None
     prefixes: Sequence[str]
+    warm_start: WarmStart | None = None
 
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def parsed_run(argv: Sequence[str]) -> Run:
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
     encoding = Encoding(*checked_spaces(environment))
     task = TrainingTask(environment, encoding, settings, arguments.workers, arguments.seed)
-    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix)
+    warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
+    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix, warm_start)
 
 
 def _parser() -> ArgumentParser:
@@ -116,6 +119,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--checkpoint-every", type=int, default=10, metavar="N", help="iterations between checkpoints (default 10)")
+    parser.add_argument("--warm-start", default="null", metavar="JSON", help="the published run to begin with: run and digest")
     parser.add_argument("--evaluation", default="null", metavar="JSON", help="played right after publishing")
     parser.add_argument("--entry-point-prefix", action="append", default=[], metavar="PREFIX", help="what entryPoint may name (repeatable)")
     return parser
@@ -126,10 +130,15 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         before = known_attempts(asked.storage.run(asked.id))
         attempt = Attempts(before.count + 1, before.time_s)
         write_attempts(asked.storage.run(asked.id), attempt)
+        weights = warm_weights(asked.storage, asked.warm_start, asked.task) if asked.warm_start else None
     trainer = Trainer(asked.task)
     try:
+        if weights:
+            trainer.begin_with(weights)
         leaving.listen()  # ray.init puts its own handler there
         state, stopped_by = _trained(asked, trainer, report, leaving, attempt)
+        with storage_faults():
+            write_weights(asked.storage, asked.id, trainer.weights())
         digest = _published(asked, trainer, state)
     finally:
         trainer.close()
@@ -217,7 +226,7 @@ def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
     policy = proven_policy(model, described, recording)
     golden = golden_record(encoding, recording.rows(_golden_rows(recording)), policy)
     with storage_faults():
-        return published_bundle(asked.storage, {**_facts(asked.task, state), **described, "golden": golden}, model)
+        return published_bundle(asked.storage, {**_facts(asked, state), **described, "golden": golden}, model)
 
 
 def _golden_rows(recording: Recording) -> Array:
@@ -228,8 +237,9 @@ def _golden_rows(recording: Recording) -> Array:
     return np.linspace(0, steps - 1, count).astype(int)
 
 
-def _facts(task: TrainingTask, state: RunState) -> dict[str, Any]:
+def _facts(asked: Run, state: RunState) -> dict[str, Any]:
     """The manifest's content: no clock and no name in it, so equal trainings give equal digests."""
+    task = asked.task
     filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
     config = {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
     return {
@@ -237,7 +247,7 @@ def _facts(task: TrainingTask, state: RunState) -> dict[str, Any]:
         "seed": task.seed,
         "configHash": digest_of(canonical_json(config)),
         "config": config,
-        "parent": None,
+        "parent": asked.warm_start.digest if asked.warm_start else None,
         "envSteps": state.curve[-1].env_steps,
         "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},

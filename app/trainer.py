@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from app.encoding import Encoding
 from app.environments import Environment
 from app.recording import Recording, recorded
 from app.settings import Settings
+from app.spaces import Array
 
 REGISTERED_NAME = "policymodel-environment"
 EPISODES, RETURN_SUM, RETURN_SQUARE_SUM = "policymodel_episodes", "policymodel_return_sum", "policymodel_return_square_sum"
+MODULE, FILTER = "default_policy", "observation_filter"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
 LONGEST_TEMP_DIR = 40
@@ -87,7 +90,7 @@ class Trainer:
     def iterate(self) -> IterationResult:
         """Samples one batch and learns from it."""
         result = self._algorithm.train()
-        runners, learners = result["env_runners"], result["learners"]["default_policy"]
+        runners, learners = result["env_runners"], result["learners"][MODULE]
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
         # A sum of nothing is NaN in RLlib.
         episodes = int(np.nan_to_num(runners.get(EPISODES, 0)))
@@ -108,6 +111,27 @@ class Trainer:
             self._algorithm.stop()
             self._algorithm = _algorithm_config(self._task).build_algo()
             raise
+
+    def weights(self) -> dict[str, Array]:
+        """What was learnt, by name: the module's weights, and what the observation filter has seen."""
+        from app.filter import known_moments
+
+        weights = {f"{MODULE}/{name}": np.asarray(value) for name, value in self._algorithm.learner_group.get_weights()[MODULE].items()}
+        moments = known_moments(self._algorithm.env_runner._env_to_module) if self._task.settings.filters_observations else None
+        if moments is None:
+            return weights
+        return {**weights, f"{FILTER}/count": np.array(moments.count), f"{FILTER}/mean": moments.mean, f"{FILTER}/squares": moments.squares}
+
+    def begin_with(self, weights: Mapping[str, Array]) -> None:
+        """Takes over what `weights` of another trainer with such a module gave."""
+        from app.filter import Moments, begin_with
+
+        module = {name.removeprefix(f"{MODULE}/"): value for name, value in weights.items() if name.startswith(f"{MODULE}/")}
+        self._algorithm.learner_group.set_weights({MODULE: module})
+        self._algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=self._algorithm.learner_group, inference_only=True)
+        if self._task.settings.filters_observations:
+            moments = Moments(int(weights[f"{FILTER}/count"]), weights[f"{FILTER}/mean"], weights[f"{FILTER}/squares"])
+            begin_with(self._algorithm.env_runner._env_to_module, moments)
 
     def module(self) -> Any:
         """The RLModule as it is now."""

@@ -27,6 +27,7 @@ class TrainingSpec:
     backoff_limit: int
     resources: Json
     template: Json
+    warm_start: str = "None"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class Spec:
         }
         if self.training.image:
             made_from["image"] = self.training.image
+        if self.training.warm_start != "None":
+            made_from["warmStart"] = self.training.warm_start
         return names.digest_of(made_from)
 
     def evaluation(self, run: str) -> str:
@@ -460,6 +463,7 @@ def spec_of(document: Json) -> Spec:
             backoff_limit=training["backoffLimit"],
             resources=training["resources"],
             template=training.get("template", {}),
+            warm_start=str(training.get("warmStart", "None")),
         ),
         gate=GateSpec(episodes=gate["episodes"], seed=gate["seed"], min_return=gate["minReturn"]),
         storage=StorageSpec(

@@ -183,7 +183,10 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     if any(other.run != spec.run and other.phase == "Running" for other in jobs):
         return _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
     if job is None:
-        manifest = resources.training_job(owner, spec, settings, images, candidate.digest if candidate else None)
+        begins_with = _warm_start(observed)
+        if isinstance(begins_with, Problem):
+            return _untrained(begins_with.reason, begins_with.message, problem=begins_with)
+        manifest = resources.training_job(owner, spec, settings, images, candidate.digest if candidate else None, begins_with)
         message = f"there is no Job for this spec yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
@@ -540,6 +543,18 @@ def _is_publication(job: JobState, result: Json, history: list[Revision]) -> boo
     """Whether a result is news: the first of its run, or the bundle that replaces the one that was lost."""
     last = next((revision for revision in reversed(history) if revision.run == job.run), None)
     return last is None or (job.replaces == last.digest and result["digest"] != last.digest)
+
+
+def _warm_start(observed: Observed) -> Revision | Problem | None:
+    """The revision that the run begins with; none where none is asked for, or where nothing serves yet."""
+    asked, recorded, serving = observed.spec.training.warm_start, observed.status.revisions, observed.status.serving
+    if asked == "None":
+        return None
+    if asked == "Serving":
+        return next((revision for revision in reversed(recorded) if serving and revision.digest == serving.digest), None)
+    found = next((revision for revision in recorded if str(revision.number) == asked), None)
+    known = ", ".join(str(revision.number) for revision in recorded) or "none"
+    return found or Problem("RevisionUnknown", f"spec.training.warmStart: there is no revision {asked}; known are {known}")
 
 
 def _is_missed(candidate: Revision, observed: Observed) -> bool:

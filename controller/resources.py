@@ -89,11 +89,14 @@ def job_hash(spec: Spec) -> str:
     return names.digest_of({key: value for key, value in fields.items() if value})
 
 
-def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None) -> Json:
+def training_job(
+    owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None, begins_with: Revision | None = None
+) -> Json:
     """The Job that trains, publishes and evaluates the run that the spec asks for.
 
     Args:
         replaces: the digest that the run was published with, where its bundle is lost.
+        begins_with: the revision that a warm start goes on from.
     """
     training = spec.training
     arguments = {
@@ -107,6 +110,8 @@ def training_job(owner: Owner, spec: Spec, settings: Settings, images: Images, r
         "--checkpoint-every": str(training.checkpoint_every),
         "--evaluation": _evaluation(spec, spec.run),
     }
+    if begins_with:
+        arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
     return _job(
         names.training_job(owner.name, spec.run),
         names.ROLE_TRAIN,

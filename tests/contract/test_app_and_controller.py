@@ -15,7 +15,7 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, objects, replica, report, settings, stop, storage, train
+from app import asgi, evaluate, objects, replica, report, settings, stop, storage, train, warm
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
@@ -77,6 +77,11 @@ def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path)
     assert {key: value for key, value in run.task.environment.described().items() if value} == {
         key: value for key, value in wanted.environment.items() if value
     }
+
+
+def test_a_warm_start_means_the_same_to_the_app(tmp_path):
+    job = resources.training_job(OWNER, spec(), here(tmp_path), IMAGES, begins_with=Revision(3, DIGEST, "file:///b", "run-1"))
+    assert train.parsed_run(arguments(job, "app.train")).warm_start == warm.WarmStart("run-1", DIGEST)
 
 
 def test_an_entry_point_that_the_planner_would_refuse_is_refused_by_the_app_too(tmp_path):

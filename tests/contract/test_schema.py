@@ -86,6 +86,10 @@ GOOD = {
     "an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine"})),
     "a small claim": text(("spec.storage.pvc.size", "0.5Gi")),
     "a kept claim": text(("spec.storage.deletionPolicy", "Retain")),
+    "a warm start from what serves": text(("spec.training.warmStart", "Serving")),
+    "a warm start from a revision": text(("spec.training.warmStart", 3)),
+    "a cold start that says so": text(("spec.training.warmStart", "None")),
+    "a plateau": text(("spec.training.stop.plateauIterations", 50)),
     "a bucket": in_a_bucket({"bucket": "policies"}),
     "a bucket of another store": in_a_bucket(
         {"bucket": "a.b-c", "prefix": "a/b", "endpoint": "http://10.0.0.1:9000", "region": "x", "secretName": "s", "pathStyle": True}
@@ -136,6 +140,9 @@ BAD = {
     "a null threshold": replaced("minReturn: 475", "minReturn: null"),
     "no storage": text(("spec.storage", GONE)),
     "no claim": text(("spec.storage.pvc", GONE)),
+    "a warm start from nowhere": text(("spec.training.warmStart", "Latest")),
+    "a warm start from revision 0": text(("spec.training.warmStart", 0)),
+    "a plateau of nothing": text(("spec.training.stop.plateauIterations", 0)),
     "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),
     "a bucket without a name": in_a_bucket({}),
     "a bucket that is none": in_a_bucket({"bucket": "My_Bucket"}),
@@ -324,7 +331,7 @@ def test_every_description_of_the_spec_is_a_sentence(path):
     assert description.endswith(".")
 
 
-NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and node["type"] in ("number", "integer")]
+NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and node.get("type") in ("number", "integer")]
 
 
 @pytest.mark.parametrize("path", NUMBERS)
