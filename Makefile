@@ -24,7 +24,7 @@ DOCKER_BUILD := docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IM
 # $(call build,TAG,FLAGS)
 build = $(if $(BUILD_IMAGE),$(BUILD_IMAGE) $(1) . $(2),$(DOCKER_BUILD) -t $(1) $(2) .)
 
-.PHONY: run test lint bench bench-serve images cluster deploy demo e2e e2e-full clean help
+.PHONY: run test lint bench bench-serve bench-train images cluster deploy demo e2e e2e-full clean help
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,9 @@ bench: $(VENV)  ## Ratios measured side by side
 
 bench-serve: $(VENV)  ## Requests/s beside Ray's tutorial and others, in minutes (ARGS='--with bentoml,litserve,mlserver')
 	.venv/bin/python -m benchmarks.serve $(ARGS)
+
+bench-train: $(VENV)  ## Training CartPole beside stock RLlib and Stable-Baselines3 (ARGS='--seeds 0-4' runs a part)
+	.venv/bin/python -m benchmarks.train $(ARGS)
 
 images:  ## Build the three images and load them into the cluster
 	$(call build,policymodel-operator:dev,-f controller/Dockerfile)
