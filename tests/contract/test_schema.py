@@ -110,6 +110,7 @@ GOOD = {
     "no stop": text(("spec.training.stop", GONE)),
     "no config": text((CONFIG, GONE)),
     "an LSTM behind a filter": text((CONFIG, {"useLstm": True, "lstmCellSize": 1, "maxSeqLen": 1, "observationFilter": "MeanStd"})),
+    "schedules": text((CONFIG, {"lrEnd": 0, "entropyCoeff": 0.01, "entropyCoeffEnd": 0, "scheduleSteps": 5000})),
     "no filter": text((f"{CONFIG}.observationFilter", "None")),
     "an integer that is written as a fraction": text(("spec.training.seed", 1.0)),
     "an integer where a number is asked for": text((f"{CONFIG}.lr", 1)),

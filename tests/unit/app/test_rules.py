@@ -47,6 +47,9 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
         ("useLstm", "no"),
         ("lstmCellSize", 0),
         ("maxSeqLen", 1.5),
+        ("lrEnd", -0.1),
+        ("entropyCoeffEnd", "0"),
+        ("scheduleSteps", 0),
         ("learningRate", 0.1),
     ],
 )
@@ -59,6 +62,11 @@ def test_the_settings_of_an_lstm_enter_the_model_only_where_one_is_asked_for() -
     assert "lstm_cell_size" not in parsed_settings({"lstmCellSize": 8}).model_config()
     model = parsed_settings({"useLstm": True, "lstmCellSize": 8}).model_config()
     assert (model["use_lstm"], model["lstm_cell_size"], model["max_seq_len"]) == (True, 8, 20)
+
+
+def test_a_setting_with_an_end_goes_there_in_a_straight_line_and_the_others_stay() -> None:
+    asked = parsed_settings({"lr": 0.01, "lrEnd": 0, "entropyCoeff": 0.1, "scheduleSteps": 5000}).training_arguments()
+    assert (asked["lr"], asked["entropy_coeff"]) == ([[0, 0.01], [5000, 0.0]], 0.1)
 
 
 def test_an_integer_may_come_as_a_whole_float() -> None:

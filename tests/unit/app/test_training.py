@@ -86,6 +86,14 @@ def test_continuous_actions_stay_within_their_bounds(storage: Storage, trained: 
     assert np.abs(actions).max() <= 2
 
 
+def test_settings_that_change_on_the_way_are_trained_with(storage: Storage, trained: Callable[..., Any]) -> None:
+    config = {"lr": 0.01, "lrEnd": 0.001, "entropyCoeff": 0.01, "entropyCoeffEnd": 0, "scheduleSteps": 500}
+    sizes = {"trainBatchSize": 256, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
+    done = trained(storage, {"id": "Pendulum-v1"}, "--config", json.dumps({**config, **sizes}))
+    assert done.code == 0, done.stderr
+    assert done.last["result"]["stoppedBy"] == "iterations"
+
+
 def test_a_diverged_training_ends_for_good(storage: Storage, trained: Callable[..., Any]) -> None:
     done = trained(storage, {"entryPoint": "worlds:Explosive"})
     assert (done.code, done.last["error"]["reason"]) == (2, "TrainingDiverged"), done.stderr
