@@ -208,7 +208,7 @@ def _recorded(storage: Storage, digest: str, environment: Any) -> dict[int, Epis
     """The episodes of a bundle in an environment that earlier evaluations have played, by their seeds."""
     with storage_faults():
         place = storage.evaluations()
-        records = [read_json(place / name) for name in sorted(children(place)) if name.endswith(".json")]
+        records = [read_json(place / name) for name in children(place) if name.endswith(".json")]
     sides = [side for record in records if record and record.get("environment") == environment for side in (record, record.get("against"))]
     return {episode.seed: episode for side in sides if side and side.get("digest") == digest for episode in _rows_of(side)}
 

@@ -486,6 +486,8 @@ def test_a_rollout_that_could_not_be_watched_for_a_moment_is_told_when_it_is_don
     assert during.candidate is not None
     assert (during.phase, during.condition("Progressing").reason) == ("RollingOut", "RollingOut")
     world.write(during)
+    while world.status["candidate"]["weight"] < 100:
+        world.get_on()
     world.kuberay()
     for _ in range(3):
         world.load()
