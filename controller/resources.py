@@ -36,8 +36,8 @@ HAPROXY_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     # Above a quarter of the file descriptors that this allows for, HAProxy keeps no connection to a replica alive: each request then
     # opens and resets one, which halves the throughput, and uvicorn holds what belonged to it for 90 s. HAProxy asks for 2.5
-    # descriptors a connection and does not start without them; KubeRay gives a pod 65,536.
-    "RAY_SERVE_HAPROXY_MAXCONN": "16384",
+    # descriptors a connection and does not start without them, so this is no more than any node allows a pod.
+    "RAY_SERVE_HAPROXY_MAXCONN": "7000",
     # A line of log for each request, read by a Python process: the replicas count for themselves.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.door:middlewares",
