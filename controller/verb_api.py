@@ -20,6 +20,8 @@ from controller.model import Json
 from controller.verb_writes import FIELD_MANAGER
 
 API_TIMEOUT_S = (5, 30)
+# To connect, and between two lines of a log that is followed.
+FOLLOW_TIMEOUT_S = (5, 86400)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 EXIT_NOT_DONE, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_FORBIDDEN, EXIT_UNREACHED = 1, 2, 3, 4, 5
 
@@ -129,12 +131,12 @@ class Api:
                 previous=previous,
                 tail_lines=tail,
                 _preload_content=False,
-                _request_timeout=(API_TIMEOUT_S[0], None) if follow else API_TIMEOUT_S,
+                _request_timeout=FOLLOW_TIMEOUT_S if follow else API_TIMEOUT_S,
             )
             yield from answer.stream(None)
         except ApiException as error:
             trouble = self._trouble(error, "get", "pods/log", f"log of the pod {pod}")
-            raise NotStarted(str(trouble)) if error.status == 400 else trouble from error
+            raise (NotStarted(str(trouble)) if error.status == 400 else trouble) from error
         except urllib3.exceptions.HTTPError as error:
             raise self._trouble(error, "get", "pods/log", "") from error
 
@@ -142,20 +144,19 @@ class Api:
         return names.GROUP, names.VERSION, self.namespace, names.PLURAL, name
 
     def _trouble(self, error: Exception, verb: str, resource: str, what: str) -> ApiTrouble:
-        if not isinstance(error, ApiException):
+        # A certificate that is not trusted is an ApiException of status 0.
+        if not isinstance(error, ApiException) or not error.status:
             return ApiTrouble(f"no cluster was reached at {self._host}: {error}", EXIT_UNREACHED)
         said = str(observation.parsed(str(error.body or "")).get("message") or error.reason)
         if error.status == 404:
-            return ApiTrouble(self._not_found(said, what), EXIT_NOT_FOUND)
+            # Without a CustomResourceDefinition the path itself is not there, and no Status says so.
+            if not observation.parsed(str(error.body or "")):
+                said = f"the cluster at {self._host} knows no PolicyModels: the operator is not installed there"
+                return ApiTrouble(said, EXIT_NOT_FOUND)
+            return ApiTrouble(f"there is no {what} in the namespace {self.namespace}", EXIT_NOT_FOUND)
         if error.status == 403:
             lacks = f"your user lacks the verb {verb} on {resource} in the namespace {self.namespace}"
             return ApiTrouble(f"not allowed: {lacks} ({said})", EXIT_FORBIDDEN)
         if error.status == 401:
             return ApiTrouble(f"the API server at {self._host} does not know you: {said}; log in again", EXIT_FORBIDDEN)
         return ApiTrouble(f"the API server answered {error.status}: {said}")
-
-    def _not_found(self, said: str, what: str) -> str:
-        # Without a CustomResourceDefinition the path itself is not there, and no object is named.
-        if "could not find the requested resource" in said or said == "404 page not found":
-            return f"the cluster at {self._host} knows no PolicyModels: the operator is not installed there"
-        return f"there is no {what} in the namespace {self.namespace}"

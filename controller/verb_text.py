@@ -112,7 +112,9 @@ def _drawn(row: Row, width: int, *, is_last: bool) -> Iterable[str]:
     head, rest = f"{branch}{row.label:<{LABEL}}{row.mark} ", below + " " * (LABEL + 2)
     for line in row.lines:
         # Commands are copied: they are never broken in two.
-        wrapped = [line] if line.startswith("$ ") else textwrap.wrap(line, width - len(head), break_long_words=False, break_on_hyphens=False)
+        wrapped = (
+            [line] if line.startswith("$ ") else textwrap.wrap(line, width - len(head), break_long_words=False, break_on_hyphens=False)
+        )
         for part in wrapped:
             yield (head + part).rstrip()
             head = rest
@@ -127,7 +129,7 @@ def _training(view: View, now: datetime) -> Row:
     found, training = view.status.condition(statuses.TRAINED), view.status.training
     if found is None:
         return Row("training", WAITS, ("nothing is known yet",))
-    again = ()
+    again: tuple[str, ...] = ()
     if training and training.trigger:
         asked_by = "a request" if training.trigger.kind == "Request" else "the gate"
         again = (f"asked for by {asked_by}: training {training.trigger.number + 1} of this spec",)
@@ -295,7 +297,7 @@ def _gated(revision: Revision) -> str:
 
 def _history_row(view: View, revision: Revision) -> tuple[str, ...]:
     evaluation, end = revision.evaluation, revision.rollout
-    gate = revision.verdict or "-"
+    gate: str = revision.verdict or "-"
     if revision.approval:
         gate += f", approved by {revision.approval.user}"
     return (
@@ -312,7 +314,9 @@ def _history_row(view: View, revision: Revision) -> tuple[str, ...]:
 
 
 def _figures(evaluation: Evaluation) -> str:
-    said = f"mean return {evaluation.mean:.1f} (between {evaluation.lower:.1f} and {evaluation.upper:.1f}) over {evaluation.episodes} episodes"
+    said = (
+        f"mean return {evaluation.mean:.1f} (between {evaluation.lower:.1f} and {evaluation.upper:.1f}) over {evaluation.episodes} episodes"
+    )
     against = evaluation.against
     if against is None:
         return said

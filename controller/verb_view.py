@@ -109,12 +109,13 @@ def view_of(document: Json, invocation: Invocation) -> View:
 
 
 def stayed_back(view: View) -> Revision | None:
-    """The revision whose rollout failed or was aborted, while that is what stands in the way."""
-    if view.status.candidate or view.reason(statuses.DEGRADED) not in ("RolledBack", "Aborted"):
+    """The revision of this spec, where its rollout has failed or was aborted. A pin wants another one, whatever became of it."""
+    training = view.status.training
+    wanted = [revision for revision in view.status.revisions if training is None or revision.run == training.run]
+    if view.status.candidate or view.pin or not wanted or wanted[-1].number == view.serving:
         return None
-    back = [revision for revision in view.status.revisions if revision.rollout and revision.rollout.outcome != "Promoted"]
-    named = [revision for revision in back if revision.run == (view.status.training.run if view.status.training else None)]
-    return (named or back or [None])[-1]
+    end = wanted[-1].rollout
+    return wanted[-1] if end and end.outcome != "Promoted" else None
 
 
 def held_back(view: View) -> Revision | None:
@@ -123,7 +124,8 @@ def held_back(view: View) -> Revision | None:
         return None
     run = view.status.training.run if view.status.training else None
     judged = [revision for revision in view.status.revisions if not revision.is_approved and revision.verdict]
-    return ([revision for revision in judged if revision.run == run] or judged or [None])[-1]
+    found = [revision for revision in judged if revision.run == run] or judged
+    return found[-1] if found else None
 
 
 def is_held_at_its_step(view: View) -> bool:

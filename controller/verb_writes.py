@@ -75,10 +75,14 @@ def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
     found = candidate.revision if candidate else back.number if back else None
     if found is None:
         held = held_back(view)
-        by_hand = f"; revision {held.number} has not passed its gate: {view.command('approve', f'--revision {held.number}')}" if held else ""
+        by_hand = (
+            f"; revision {held.number} has not passed its gate: {view.command('approve', f'--revision {held.number}')}" if held else ""
+        )
         return Refusal(f"there is no rollout to promote{_that_serves(view)}{by_hand}")
     if number not in (None, found):
-        return Refusal(f"revision {number} is not being rolled out, revision {found} is; to serve another: {view.command('pin', str(number))}")
+        return Refusal(
+            f"revision {number} is not being rolled out, revision {found} is; to serve another: {view.command('pin', str(number))}"
+        )
     return _request(view, names.PROMOTE, claim, f"revision {found} is promoted past the steps that are left", found)
 
 
@@ -112,7 +116,9 @@ def undo(view: View, number: int | None) -> Write | Refusal:
     if candidate and candidate.revision != view.serving and view.serving is not None:
         there = f"it is at {candidate.weight} % of the sessions" if candidate.weight < 100 else "it takes over"
         by_abort = f"{view.command('abort')} brings all sessions back to revision {view.serving}"
-        return Refusal(f"revision {candidate.revision} is being rolled out ({there}): {by_abort}; to pin another: {view.command('undo', '--to N')}")
+        return Refusal(
+            f"revision {candidate.revision} is being rolled out ({there}): {by_abort}; to pin another: {view.command('undo', '--to N')}"
+        )
     if view.serving is None:
         return Refusal("no revision serves that could be undone")
     good = [revision for revision in view.status.revisions if revision.number != view.serving and _has_been_good(revision)]
@@ -125,7 +131,12 @@ def undo(view: View, number: int | None) -> Write | Refusal:
     written = pin(view, found.number)
     if isinstance(written, Refusal) or written.patch is None:
         return written
-    return Write(written.patch, f"back from revision {view.serving} to revision {found.number}: {written.said}", written.notes, blocked=written.blocked)
+    return Write(
+        written.patch,
+        f"back from revision {view.serving} to revision {found.number}: {written.said}",
+        written.notes,
+        blocked=written.blocked,
+    )
 
 
 def pin(view: View, number: int) -> Write | Refusal:
@@ -167,7 +178,9 @@ def _request(view: View, verb: str, claim: Claim, said: str, number: int | None 
     user = claim.user[: observation.REQUEST_CHARACTERS]
     asked = {"id": claim.id, "user": user, "time": statuses.timestamp(claim.now), **({} if number is None else {"revision": number})}
     before = view.requests.get(verb)
-    replaced = f"the request {before.id} of {before.user}, which nobody has seen to yet, is replaced" if before and not before.problem else ""
+    replaced = (
+        f"the request {before.id} of {before.user}, which nobody has seen to yet, is replaced" if before and not before.problem else ""
+    )
     told = tuple(note for note in (*notes, replaced, _pause(view)) if note)
     patch = {"metadata": {"annotations": {names.request_annotation(verb): json.dumps(asked)}}}
     return Write(patch, said, told, verb, claim.id, _pause(view))
