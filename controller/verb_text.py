@@ -42,6 +42,7 @@ def status_text(view: View, now: datetime, width: int) -> str:
         _replicas(view, now),
         *_revisions(view),
         *_asked(view),
+        *_trouble(view, now),
         _next(view, now),
     ]
     lines = [_heading(view)]
@@ -135,8 +136,10 @@ def _training(view: View, now: datetime) -> Row:
         again = (f"asked for by {asked_by}: training {training.trigger.number + 1} of this spec",)
     if found.status == "True":
         return Row("training", DONE, (found.message, *again))
+    if _waits(found):
+        return Row("training", WAITS, (found.message, *again))
     if not _is_under_way(view, "Training") or view.reason(statuses.DEGRADED) == found.reason:
-        return Row("training", WAITS if _waits(found) else WRONG, (_finding(found, now), *again))
+        return Row("training", WRONG, (_finding(found, now), *again))
     if training is None or training.progress is None:
         return Row("training", UNDER_WAY, (found.message, *again))
     attempt = f", attempt {training.attempt}" if training.attempt > 1 else ""
@@ -239,7 +242,7 @@ def _revisions(view: View) -> list[Row]:
         return []
     told = [f"{revision.number} {_standing(view, revision) or _gated(revision)}" for revision in known[-REVISIONS_SHOWN:]]
     more = "" if len(known) <= REVISIONS_SHOWN else f"  ({len(known) - REVISIONS_SHOWN} more: {view.command('history')})"
-    return [Row("revisions", WAITS, (", ".join(told) + more,))]
+    return [Row("revisions", WAITS, ("; ".join(told) + more,))]
 
 
 def _asked(view: View) -> list[Row]:
@@ -251,6 +254,14 @@ def _asked(view: View) -> list[Row]:
         if not asked.problem
     ]
     return [Row("asked", UNDER_WAY, tuple(told))] if told else []
+
+
+def _trouble(view: View, now: datetime) -> list[Row]:
+    """What is wrong that no other row tells, such as a write that the API server refused."""
+    found = view.status.condition(statuses.DEGRADED)
+    told = [view.reason(type_) for type_ in (statuses.ACCEPTED, statuses.TRAINED, statuses.APPROVED, statuses.READY)]
+    is_untold = found is not None and found.status == "True" and found.reason not in told
+    return [Row("trouble", WRONG, (_finding(found, now),))] if found and is_untold else []
 
 
 def _next(view: View, now: datetime) -> Row:
@@ -278,12 +289,16 @@ def _standing(view: View, revision: Revision) -> str:
     candidate = view.status.candidate
     told = []
     if revision.number == view.serving:
-        told.append("serves")
+        told.append("served" if view.is_(statuses.AVAILABLE, "False") else "serves")
     if candidate and candidate.revision == revision.number:
-        told.append("takes over" if candidate.weight == 100 else f"{candidate.mode.lower()} {candidate.weight} %")
+        told.append("takes over" if candidate.weight == 100 else _trial(candidate))
     if revision.number == view.pin:
         told.append("pinned")
     return ", ".join(told)
+
+
+def _trial(candidate: CandidateStatus) -> str:
+    return f"{candidate.mode.lower()} {candidate.weight} %" if candidate.mode == "Canary" else candidate.mode.lower()
 
 
 def _gated(revision: Revision) -> str:

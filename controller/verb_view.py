@@ -156,7 +156,10 @@ def advice(view: View, now: datetime) -> Advice:
         return Advice("the spec cannot be followed: mend it", ((view.kubectl(f"edit policymodel {view.name}"), "mends the spec"),))
     if ready.status == "Unknown":
         text = "the operator could not find out what answers; it looks again by itself. If that lasts, ask the pods"
-        return Advice(text, ((view.kubectl(f"get pods -l {names.LABEL_NAME}={view.name}"), "the pods"), _serve_log(view)))
+        return Advice(text, (_pods(view), _serve_log(view)))
+    if view.serving is not None and view.is_(statuses.AVAILABLE, "False"):
+        text = "nothing answers, although a policy did: look at the pods that serve"
+        return Advice(text, (_serve_log(view), _pods(view), _describe(view)))
     if view.status.candidate:
         return _of_a_rollout(view, view.status.candidate, now)
     if ready.status == "True":
@@ -244,6 +247,10 @@ def _of_what_is_not_ready(view: View, ready: Condition) -> Advice:
 
 def _serve_log(view: View) -> tuple[str, str]:
     return view.command("logs", "--serve"), "what the serving pod said"
+
+
+def _pods(view: View) -> tuple[str, str]:
+    return view.kubectl(f"get pods -l {names.LABEL_NAME}={view.name}"), "the pods"
 
 
 def _describe(view: View) -> tuple[str, str]:
