@@ -71,6 +71,8 @@ def approve(view: View, claim: Claim, number: int) -> Write | Refusal:
 
 
 def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
+    if _is_switching(view):
+        return _switching()
     candidate, back = view.status.candidate, stayed_back(view)
     found = candidate.revision if candidate else back.number if back else None
     if found is None:
@@ -87,6 +89,8 @@ def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
 
 
 def abort(view: View, claim: Claim, number: int | None) -> Write | Refusal:
+    if _is_switching(view):
+        return _switching()
     candidate, back = view.status.candidate, stayed_back(view)
     if candidate is None:
         over = f"; the rollout of revision {back.number} is over already" if back else ""
@@ -192,6 +196,14 @@ def _edit(view: View, spec: dict[str, Any], said: str) -> Write:
 
 def _pause(view: View) -> str:
     return f"it is paused, so this waits until {view.command('resume')}" if view.paused else ""
+
+
+def _is_switching(view: View) -> bool:
+    return view.is_seen and view.reason(statuses.READY) == "SwitchingCluster"
+
+
+def _switching() -> Refusal:
+    return Refusal("KubeRay prepares a second cluster, and until it has switched the replicas can be told nothing: ask again then")
 
 
 def _no_such_revision(view: View, number: int) -> Refusal:

@@ -211,6 +211,9 @@ def outcome(view: View, verb: str, written: Write, generation: int) -> bool | No
         return False if asked and asked.id != written.request_id else None
     if view.status.observed_generation < generation or view.paused:
         return None
+    if verb in (names.PROMOTE, names.ABORT) and view.status.candidate and view.status.candidate.weight < 100:
+        # It was seen to, and the rollout is under way all the same: the operator has refused it, with an event.
+        return False
     if verb == "abort":
         # The replicas let go of the candidate one after the other.
         return True if view.status.candidate is None and view.reason(statuses.READY) != "RollingOut" else None

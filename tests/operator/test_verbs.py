@@ -245,6 +245,26 @@ def test_what_is_not_being_rolled_out_is_neither_promoted_nor_aborted(place: Pla
     assert "revision 1 is not being rolled out" in said(capsys, verb, "cartpole", "--revision", "1", code=1)
 
 
+def test_while_kuberay_switches_clusters_no_rollout_is_steered(canary: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    canary.edit(training__seed=2, serving__image="mine:2", **CANARY)
+    canary.world.reconcile()
+    canary.tell()
+    for verb in ("promote", "abort"):
+        assert "KubeRay prepares a second cluster" in said(capsys, verb, "cartpole", code=1)
+
+
+def test_a_request_that_the_operator_refuses_ends_the_wait_with_1(
+    canary: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(_: float) -> None:
+        canary.world.status["lastHandledRequests"] = {"abort": canary.asked("abort")["id"]}
+        canary.world.annotations = canary.found["metadata"]["annotations"]
+        canary.tell()
+
+    monkeypatch.setattr(verbs.time, "sleep", handle)
+    said(capsys, "abort", "cartpole", "--wait", code=1)
+
+
 def test_undo_goes_back_to_the_revision_before_and_unpin_forward_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.edit(training__seed=2)
     place.settle()
