@@ -52,9 +52,10 @@ class Write:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there is nothing to write."""
+    """Why there is nothing to write; `is_missing`: what is named is not there."""
 
     why: str
+    is_missing: bool = False
 
 
 def approve(view: View, claim: Claim, number: int) -> Write | Refusal:
@@ -208,7 +209,7 @@ def _switching() -> Refusal:
 
 def _no_such_revision(view: View, number: int) -> Refusal:
     known = joined([revision.number for revision in view.status.revisions]) or "none"
-    return Refusal(f"there is no revision {number}; there are: {known}")
+    return Refusal(f"there is no revision {number}; there are: {known}", is_missing=True)
 
 
 def _that_serves(view: View) -> str:

@@ -136,7 +136,7 @@ def _write(asked: Asked) -> int:
     written = _written(view, options, asked.api.user)
     waits = options.command in WAITED and options.wait
     if isinstance(written, Refusal):
-        raise ApiTrouble(written.why)
+        raise ApiTrouble(written.why, EXIT_NOT_FOUND if written.is_missing else EXIT_NOT_DONE)
     if waits and written.blocked:
         raise ApiTrouble(f"{written.blocked}; nothing was written, because --wait would wait in vain")
     if written.patch:

@@ -66,6 +66,8 @@ class Kube:
     forbidden: set[str] = field(default_factory=set)
     # Of each merge patch, who said to write; what pods have said; whom the API server takes the caller for, where it tells.
     managers: list[str | None] = field(default_factory=list)
+    # The rights that the requests took: verb and resource.
+    rights: set[tuple[str, str]] = field(default_factory=set)
     logs: dict[str, str] = field(default_factory=dict)
     user: str | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -137,7 +139,9 @@ class Kube:
             raise Refused(404, "NotFound", path)
         plural, namespace, name, sub = match["plural"], match["namespace"] or "", match["name"], match["sub"]
         self.check_rights(path, plural)
+        verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
         with self.changed:
+            self.rights.add((verb, f"{plural}/{sub}" if sub else plural))
             if self.failing > 0:
                 self.failing, self.failed = self.failing - 1, self.failed + 1
                 raise Refused(500, "InternalError", "etcd has no leader")

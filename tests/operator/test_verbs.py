@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fakes.kube import Kube
 from fakes.world import World
 
@@ -307,7 +309,7 @@ def test_a_policy_that_failed_its_gate_is_not_pinned_but_can_be_approved(place: 
     assert place.world.status["serving"]["revision"] == 2
     assert place.found["status"]["revisions"][1]["approval"]["user"] == "alice"
     assert "approved already, by alice" in said(capsys, "approve", "cartpole", "--revision", "2")
-    assert "there is no revision 7; there are: 1 and 2" in said(capsys, "approve", "cartpole", "--revision", "7", code=1)
+    assert "there is no revision 7; there are: 1 and 2" in said(capsys, "approve", "cartpole", "--revision", "7", code=3)
 
 
 def test_the_approval_of_a_revision_of_another_spec_is_told_what_serves_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,6 +402,22 @@ def test_wrong_flags_end_with_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == 2
+
+
+def test_the_role_of_the_page_allows_every_verb_and_no_more(canary: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/cli.md").read_text()
+    role = next(yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
+    allowed = {(verb, resource) for rule in role["rules"] for verb in rule["verbs"] for resource in rule["resources"]}
+    run = canary.world.status["training"]["run"]
+    canary.kube.put("pods", pod("new", {names.LABEL_NAME: "cartpole", names.LABEL_ROLE: "train", names.LABEL_RUN: run}))
+    canary.kube.logs["new"] = ""
+    canary.kube.rights.clear()
+    for verb in ("status", "history", "logs", "promote", "abort", "pause", "resume", "retrain", "unpin"):
+        said(capsys, verb, "cartpole")
+    said(capsys, "approve", "cartpole", "--revision", "1")
+    said(capsys, "undo", "cartpole", "--to", "1")
+    # Everybody may ask who they are.
+    assert canary.kube.rights - {("create", "selfsubjectreviews")} == allowed
 
 
 # What is asked of a policy.

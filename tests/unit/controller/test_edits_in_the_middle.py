@@ -124,7 +124,12 @@ def test_an_edit_drops_what_does_not_serve_and_ends_with_the_new_policy(world: W
     second = told(world)[0] if row in SERVES_ON else first
     third = edit(world, C)
     seen = []
-    until(world, lambda: bool(seen.append(told(world)) or world.condition("Ready")["status"] == "True" and told(world)[0] == third))
+
+    def is_over() -> bool:
+        seen.append(told(world))
+        return seen[-1][0] == third and world.condition("Ready")["status"] == "True"
+
+    until(world, is_over)
     assert {serving for serving, _ in seen} == {second, third}
     # What was on its way is not tried any more, and the new one goes through its steps against what serves.
     assert {candidate for _, candidate in seen[2:]} <= {None, third}
