@@ -7,6 +7,7 @@ annotations of the resource alone, under the rights of whoever calls them. What 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -49,6 +50,9 @@ class Asked:
 
 def run(options: argparse.Namespace, program: str) -> int:
     """Does what one verb asks for; gives the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no box-drawing shows question marks, and still the words.
+        sys.stdout.reconfigure(errors="replace")
     try:
         asked = Asked(options, Api(Where(options.namespace, options.context, options.kubeconfig)), Invocation(program, _flags(options)))
         return _DONE_BY.get(options.command, _write)(asked)

@@ -6,6 +6,8 @@ import argparse
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def test_the_page_has_every_verb_with_its_flags() -> None:
 
 
 def test_the_page_says_what_each_verb_writes_as_the_verbs_do() -> None:
-    written = {usage: fields for usage, fields in re.findall(r"^\| (`[a-z]+ NAME.*?) \| .* \| (.*)\|$", PAGE, re.M)}
+    written = dict(re.findall(r"^\| (`[a-z]+ NAME.*?) \| .* \| (.*)\|$", PAGE, re.M))
     told = {verb for usage, fields in written.items() if fields for verb in re.findall(r"`([a-z]+) NAME", usage)}
     assert told == set(verb_options.WRITING)
 
@@ -79,6 +81,12 @@ def test_the_page_of_rollouts_explains_every_reason_that_one_ends_with() -> None
     explained = set(re.findall(r"`([A-Z][A-Za-z]+)`", ROLLOUTS))
     assert len(reasons()) > 10
     assert reasons() <= explained
+
+
+def test_the_verbs_need_no_more_than_the_image_of_the_operator_has() -> None:
+    command = "import sys, controller.cli, controller.verbs; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"ray", "torch", "rich", "jsonschema", "celpy", "gymnasium", "numpy", "kopf"} & set(loaded)
 
 
 def reasons() -> set[str]:
