@@ -32,6 +32,7 @@ class TrainingSpec:
     backoff_limit: int
     resources: Json
     template: Json
+    warm_start: str = "None"
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,28 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class S3Spec:
+    """A bucket, and how it is reached."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str | None = None
+    secret_name: str | None = None
+    path_style: bool | None = None
+
+
+@dataclass(frozen=True)
 class StorageSpec:
-    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen."""
+    """Where checkpoints and bundles lie: in a claim, or else in `s3`. `access_modes` of an existing claim are not in the spec: () until
+    it was seen."""
 
     size: str | None
     access_modes: tuple[str, ...]
     storage_class_name: str | None
     existing_claim: str | None
     deletion_policy: Literal["Delete", "Retain"]
+    s3: S3Spec | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,8 @@ class Spec:
         }
         if self.training.image:
             made_from["image"] = self.training.image
+        if self.training.warm_start != "None":
+            made_from["warmStart"] = self.training.warm_start
         return made_from
 
     def looks(self, run: str, against: str | None = None) -> tuple[Look, ...]:
@@ -364,6 +381,7 @@ class Revision:
     approval: Approval | None = None
     trigger: Trigger | None = None
     rollout: RolloutEnd | None = None
+    stopped_by: str | None = None
 
     @property
     def is_approved(self) -> bool:
@@ -387,13 +405,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last progress line of a training Job."""
+    """The last progress line of a training Job; the spread is the standard deviation of the returns that the mean is of."""
 
     iteration: int
     env_steps: int
     episode_return_mean: float | None
     percent: float
     eta_s: float | None
+    episode_return_std: float | None = None
+    steps_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -734,7 +754,7 @@ def spec_of(document: Json) -> Spec:
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
     rollout, analysis = spec["rollout"], spec["rollout"]["analysis"]
-    pvc, ingress, autoscaling = storage["pvc"], serving.get("ingress"), serving.get("autoscaling")
+    pvc, s3, ingress, autoscaling = storage.get("pvc", {}), storage.get("s3"), serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
         image_pull_secrets=tuple(secret["name"] for secret in spec["imagePullSecrets"]),
@@ -767,6 +787,7 @@ def spec_of(document: Json) -> Spec:
             backoff_limit=training["backoffLimit"],
             resources=training["resources"],
             template=training.get("template", {}),
+            warm_start=str(training.get("warmStart", "None")),
         ),
         gate=GateSpec(
             episodes=gate["episodes"],
@@ -785,10 +806,20 @@ def spec_of(document: Json) -> Spec:
         ),
         storage=StorageSpec(
             size=pvc.get("size"),
-            access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
+            access_modes=() if s3 or "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],
+            s3=S3Spec(
+                bucket=s3["bucket"],
+                prefix=s3["prefix"],
+                endpoint=s3.get("endpoint"),
+                region=s3.get("region"),
+                secret_name=s3.get("secretName"),
+                path_style=s3.get("pathStyle"),
+            )
+            if s3
+            else None,
         ),
         serving=ServingSpec(
             route=serving["route"],

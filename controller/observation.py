@@ -130,6 +130,8 @@ def last_progress(log: str) -> Progress | None:
                 episode_return_mean=progress.get("episodeReturnMean"),
                 percent=float(progress["progressPercent"]),
                 eta_s=progress.get("etaSeconds"),
+                episode_return_std=progress.get("episodeReturnStd"),
+                steps_per_s=progress.get("stepsPerSecond"),
             )
     return None
 
@@ -228,7 +230,8 @@ def _is_number(value: Any) -> bool:
 
 def _is_progress(progress: Json) -> bool:
     counted = all(_is_number(progress.get(name)) for name in ("iteration", "envSteps", "progressPercent"))
-    return counted and all(progress.get(name) is None or _is_number(progress[name]) for name in ("episodeReturnMean", "etaSeconds"))
+    may_miss = ("episodeReturnMean", "episodeReturnStd", "stepsPerSecond", "etaSeconds")
+    return counted and all(progress.get(name) is None or _is_number(progress[name]) for name in may_miss)
 
 
 def _is_result(word: Json, role: str) -> bool:
@@ -244,7 +247,8 @@ def _is_result(word: Json, role: str) -> bool:
 
 def _is_publication(result: Json) -> bool:
     is_counted = result.get("envSteps") is None or isinstance(result["envSteps"], int)
-    return isinstance(result.get("uri"), str) and is_counted and _is_moment(result.get("trainedAt"))
+    is_told = isinstance(result.get("stoppedBy"), str | None)
+    return isinstance(result.get("uri"), str) and is_counted and is_told and _is_moment(result.get("trainedAt"))
 
 
 def _is_moment(text: Any) -> bool:

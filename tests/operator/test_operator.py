@@ -17,7 +17,7 @@ from fakes.world import document
 from controller import handlers, names, reconcile, resources
 from controller.cluster import Cluster
 from controller.loop import KeyedQueue
-from controller.model import Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
+from controller.model import CandidateRow, Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
 
 DEADLINE_S = 45.0
 FASTER = 20
@@ -35,7 +35,10 @@ class Harbour(Cluster):
 
     def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
         policy = resources.served_policy(owner, ray_service["spec"].get("serveConfigV2", ""))
-        rows = tuple(ReplicaRow(str(index), policy["digest"] if policy else None) for index in range(spec.serving.replicas))
+        tried = resources.tried_policy(owner, ray_service["spec"].get("serveConfigV2", ""))
+        candidate = CandidateRow(tried["digest"], tried["mode"], tried["weight"], True) if tried else None
+        digest = policy["digest"] if policy else None
+        rows = tuple(ReplicaRow(str(index), digest, candidate=candidate) for index in range(spec.serving.replicas))
         return Replicas(len(rows), rows)
 
 
