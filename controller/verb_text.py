@@ -82,6 +82,7 @@ def revision_text(view: View, revision: Revision) -> str:
         "why": f"{trigger.kind} {trigger.id}, training {trigger.number + 1} of its spec" if trigger else "a change of spec.training",
         "seed": None if revision.seed is None else str(revision.seed),
         "steps": None if revision.env_steps is None else str(revision.env_steps),
+        "stopped by": revision.stopped_by,
         "image": revision.image,
         "served before": None if revision.parent is None else f"revision {revision.parent}",
         "gate": revision.verdict or "no verdict of the gate as the spec states it",
@@ -149,8 +150,12 @@ def _training(view: View, now: datetime) -> Row:
 def _progress(progress: Progress) -> tuple[str, str]:
     left = "" if progress.eta_s is None else f"  {span(progress.eta_s)} left"
     figures = f"iteration {progress.iteration}, {progress.env_steps} environment steps"
+    if progress.steps_per_s is not None:
+        figures += f" ({progress.steps_per_s:.0f} per second)"
     if progress.episode_return_mean is not None:
         figures += f", mean return {progress.episode_return_mean:.1f}"
+    if progress.episode_return_std is not None:
+        figures += f" (standard deviation {progress.episode_return_std:.1f})"
     return f"{bar(progress.percent / 100)} {progress.percent:.0f}%{left}", figures
 
 

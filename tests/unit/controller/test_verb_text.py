@@ -50,7 +50,7 @@ def training() -> World:
     world.reconcile()
     world.reconcile()
     progress = {"iteration": 12, "envSteps": 51200, "episodeReturnMean": 143.2, "progressPercent": 42, "progress": "42% 75s"}
-    world.status["training"] |= {**progress, "attempt": 2}
+    world.status["training"] |= {**progress, "attempt": 2, "episodeReturnStd": 20.25, "stepsPerSecond": 1800.4}
     return world
 
 
