@@ -186,13 +186,20 @@ def _request(view: View, verb: str, claim: Claim, said: str, number: int | None 
     replaced = (
         f"the request {before.id} of {before.user}, which nobody has seen to yet, is replaced" if before and not before.problem else ""
     )
-    told = tuple(note for note in (*notes, replaced, _pause(view)) if note)
+    told = tuple(note for note in (*notes, replaced, _in_vain(view, number)) if note)
     patch = {"metadata": {"annotations": {names.request_annotation(verb): json.dumps(asked)}}}
-    return Write(patch, said, told, verb, claim.id, _pause(view))
+    return Write(patch, said, told, verb, claim.id, _in_vain(view, number))
 
 
 def _edit(view: View, spec: dict[str, Any], said: str) -> Write:
     return Write({"spec": spec}, said, (_pause(view),) if view.paused else (), blocked=_pause(view))
+
+
+def _in_vain(view: View, number: int | None) -> str:
+    """Why the policy that a request is about is not served when it has been seen to, or ""."""
+    if view.pin is None or view.pin == number:
+        return _pause(view)
+    return _pause(view) or f"revision {view.pin} is pinned, so no other is served until {view.command('unpin')}"
 
 
 def _pause(view: View) -> str:

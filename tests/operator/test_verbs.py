@@ -359,6 +359,14 @@ def test_a_request_that_nobody_has_seen_to_yet_is_not_replaced_in_silence(place:
     assert f"the request {first} of fake" in capsys.readouterr().err
 
 
+def test_what_is_asked_for_beside_a_pin_waits_for_nothing_in_silence(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "pin", "cartpole", "1", "--wait")
+    text = said(capsys, "retrain", "cartpole", "--wait", code=1)
+    assert "revision 1 is pinned, so no other is served until policymodel unpin cartpole; nothing was written" in text
+    assert cli.main(["retrain", "cartpole"]) == 0
+    assert "note: revision 1 is pinned" in capsys.readouterr().err
+
+
 # What goes wrong.
 
 
