@@ -24,17 +24,22 @@ DOCKER_BUILD := docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IM
 # $(call build,TAG,FLAGS)
 build = $(if $(BUILD_IMAGE),$(BUILD_IMAGE) $(1) . $(2),$(DOCKER_BUILD) -t $(1) $(2) .)
 
-.PHONY: run test lint bench bench-serve images cluster deploy demo e2e e2e-full clean help
+.PHONY: run test lint bench bench-serve bench-train images cluster deploy demo e2e e2e-full clean help
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.venv-s3/.installed: tests/s3-requirements.txt
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/pip install --disable-pip-version-check -q -r $<
+	@touch $@
+
 run: $(VENV)  ## Train, check and serve the example on this machine (ARGS=--once ends after 20 episodes)
 	.venv/bin/policymodel run $(EXAMPLE) $(ARGS)
 
-test: $(VENV)  ## All tests but the long ones; those on a cluster run when `make cluster` has made one
+test: $(VENV) .venv-s3/.installed  ## All tests but the long ones; those on a cluster run when `make cluster` has made one
 	@if $(KUBECTL) get --raw /readyz --request-timeout=5s >/dev/null 2>&1; then $(MAKE) --no-print-directory images deploy; \
 	else echo "no cluster answers as $(CONTEXT): the tests that need one will say that they are skipped"; fi
 	.venv/bin/pytest -m 'not full' $(ARGS)
@@ -52,6 +57,9 @@ bench: $(VENV)  ## Ratios measured side by side
 
 bench-serve: $(VENV)  ## Requests/s beside Ray's tutorial and others, in minutes (ARGS='--with bentoml,litserve,mlserver')
 	.venv/bin/python -m benchmarks.serve $(ARGS)
+
+bench-train: $(VENV)  ## Training CartPole beside stock RLlib and Stable-Baselines3 (ARGS='--seeds 0-4' runs a part)
+	.venv/bin/python -m benchmarks.train $(ARGS)
 
 images:  ## Build the three images and load them into the cluster
 	$(call build,policymodel-operator:dev,-f controller/Dockerfile)
@@ -86,7 +94,7 @@ e2e-full: $(VENV) images deploy  ## Soaks, kills and repetitions
 	.venv/bin/pytest tests -m full $(ARGS)
 
 clean:  ## Remove the environment, caches and local policies; the cluster stays (`kind delete cluster --name policymodel`)
-	rm -rf .venv .policymodel build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-s3 .policymodel build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find app controller tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list

@@ -4,18 +4,25 @@ policy.onnx      observation handling, forward pass and action decoding in one g
 manifest.json    canonical JSON, written last; names the sha256 of every other file
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.storage import Storage, directory_aside, write_aside
+from app.objects import ObjectPlace
+from app.storage import Place, Storage, directory_aside, read_bytes, write_aside
 
 FORMAT_VERSION = 1
 MODEL_FILE = "policy.onnx"
 MANIFEST_FILE = "manifest.json"
+# In the cache of a machine that serves from a bucket: the one that serves, the one before, and some to go back to.
+BUNDLES_KEPT = 8
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -71,13 +78,13 @@ def published_bundle(storage: Storage, facts: dict[str, Any], model: bytes) -> s
     """
     manifest = canonical_json({**facts, "formatVersion": FORMAT_VERSION, "files": {MODEL_FILE: digest_of(model)}})
     digest = digest_of(manifest)
-    with directory_aside(storage.bundles() / digest.removeprefix("sha256:")) as directory:
+    with directory_aside(storage.bundles() / digest.removeprefix("sha256:"), MANIFEST_FILE) as directory:
         write_aside(directory / MODEL_FILE, model)
         write_aside(directory / MANIFEST_FILE, manifest)
     return digest
 
 
-def read_bundle(directory: Path, digest: str) -> Bundle:
+def read_bundle(directory: Place, digest: str) -> Bundle:
     """Reads a bundle and checks every digest before anything of it is parsed.
 
     Raises:
@@ -99,10 +106,43 @@ def read_bundle(directory: Path, digest: str) -> Bundle:
     return Bundle(digest, content, model)
 
 
-def _read(path: Path) -> bytes:
+def held_bundle(place: Place, digest: str) -> Bundle:
+    """A bundle for serving: what lies in a bucket is kept on this machine, and read and verified there from then on.
+
+    Raises:
+        BundleRefused: see `read_bundle`.
+    """
+    if not isinstance(place, ObjectPlace):
+        return read_bundle(place, digest)
+    kept = Path(tempfile.gettempdir(), "policymodel-bundles", digest.removeprefix("sha256:"))
+    with contextlib.suppress(BundleRefused):
+        return read_bundle(kept, digest)
+    bundle = read_bundle(place, digest)
+    with contextlib.suppress(OSError):  # a full disk is no reason not to serve
+        _keep(kept, bundle)
+    return bundle
+
+
+def _keep(kept: Path, bundle: Bundle) -> None:
+    """Takes a bundle into the cache, and the oldest out. Other replicas of this machine may be doing the same."""
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
+    (aside / MODEL_FILE).write_bytes(bundle.model)
+    (aside / MANIFEST_FILE).write_bytes(canonical_json(bundle.manifest))
+    shutil.rmtree(kept, ignore_errors=True)  # it was refused
+    with contextlib.suppress(OSError):
+        os.rename(aside, kept)
+    shutil.rmtree(aside, ignore_errors=True)
+    by_age = sorted((path for path in kept.parent.iterdir() if not path.name.startswith(".")), key=lambda path: path.stat().st_mtime)
+    for old in by_age[:-BUNDLES_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(place: Place) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleRefused("Missing", f"there is no {path.name} in {path.parent}") from error
+        content = read_bytes(place)
     except OSError as error:
-        raise BundleRefused("Unreadable", f"{path.name} cannot be read: {error.strerror}") from error
+        raise BundleRefused("Unreadable", f"{place.name} cannot be read: {error.strerror}") from error
+    if content is None:
+        raise BundleRefused("Missing", f"there is no {place.name} in {str(place).rpartition('/')[0]}")
+    return content

@@ -202,11 +202,15 @@ class PolicyClient:
         return wire.content_of(response.status_code, response.headers, response.content), response.headers
 
 
-def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool) -> float:
-    """Plays one episode, reports its return and gives it; prints what is sent and received unless `quiet`."""
+def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool, trace: bool = False) -> float:
+    """Plays one episode, reports its return and gives it; prints what is sent and received unless `quiet`.
+
+    Args:
+        trace: whether each step is told in a line of JSON, for programs that draw it.
+    """
     client.new_episode()
     observation, _ = one.reset(seed=seed)
-    total, is_over, state = 0.0, False, None
+    total, step, is_over, state = 0.0, 0, False, None
     while not is_over:
         sent = wire.plain(observation)
         if not quiet:
@@ -217,8 +221,11 @@ def played_episode(client: PolicyClient, one: Any, seed: int | None, quiet: bool
             received = {"action": answer.action} if state is None else {"action": answer.action, "state": state}
             print(f"<- Received response {json.dumps(received)}")
         observation, reward, terminated, truncated, _ = one.step(as_the_environment_takes_it(one.action_space, answer.action))
-        total += float(reward)
+        total, step = total + float(reward), step + 1
         is_over = terminated or truncated
+        if trace:
+            told = {"step": step, "observation": sent, "action": answer.action, "reward": float(reward), "return": total}
+            print(json.dumps({**told, "done": bool(is_over), "digest": answer.digest}), flush=True)
     _report(client, total)
     return total
 
@@ -265,13 +272,14 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--environment", default='{"id": "CartPole-v1"}', metavar="JSON")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the first episode; each next one has one more")
     parser.add_argument("--quiet", action="store_true", help="print totals only")
+    parser.add_argument("--trace", action="store_true", help="with --quiet: a line of JSON for each step besides")
     arguments = parser.parse_args(argv)
     client, one = _client(arguments.url, arguments.host), _parsed(arguments.environment).made()
     returns = []
     try:
         for episode in range(arguments.episodes):
             seed = None if arguments.seed is None else arguments.seed + episode
-            returns.append(played_episode(client, one, seed, arguments.quiet))
+            returns.append(played_episode(client, one, seed, arguments.quiet, arguments.trace))
             print(f"total reward {returns[-1]:g}", flush=True)
     except PolicyClientError as error:
         raise _as_run_error(arguments.url, error) from error

@@ -19,7 +19,7 @@ from app.errors import InputError, RunError
 from app.policy import Policy, loaded_policy
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.spaces import Arrays, batched, value_at
-from app.storage import Storage, open_storage, read_json, safe_name, storage_faults, write_aside
+from app.storage import Storage, children, open_storage, read_json, safe_name, storage_faults, write_aside
 
 # Environments that are open at a time; more would only take memory.
 MOST_TOGETHER = 128
@@ -207,7 +207,8 @@ def _opponent(storage: Storage, digest: str, candidate: Policy) -> Policy:
 def _recorded(storage: Storage, digest: str, environment: Any) -> dict[int, Episode]:
     """The episodes of a bundle in an environment that earlier evaluations have played, by their seeds."""
     with storage_faults():
-        records = [read_json(path) for path in sorted(storage.evaluations().glob("*.json"))]
+        place = storage.evaluations()
+        records = [read_json(place / name) for name in children(place) if name.endswith(".json")]
     sides = [side for record in records if record and record.get("environment") == environment for side in (record, record.get("against"))]
     return {episode.seed: episode for side in sides if side and side.get("digest") == digest for episode in _rows_of(side)}
 

@@ -57,5 +57,25 @@ class MergingMeanStdFilter(MeanStdFilter):  # type: ignore[misc] # mypy does not
         return dict(self.get_state())
 
 
+def known_moments(pipeline: Any) -> Moments | None:
+    """What the filter in an env-to-module pipeline has seen; None where there is no filter."""
+    return next((_moments(_stats(one)) for one in pipeline.connectors if isinstance(one, MergingMeanStdFilter)), None)
+
+
+def begin_with(pipeline: Any, moments: Moments) -> None:
+    """Lets the filter in a pipeline go on from what another one has seen."""
+    for one in pipeline.connectors:
+        if isinstance(one, MergingMeanStdFilter):
+            stats = _stats(one)
+            stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares
+
+
+def _stats(one: MergingMeanStdFilter) -> Any:
+    if one._filters is None:
+        one._init_new_filters()
+    (known,) = one._filters.values()
+    return known.running_stats
+
+
 def _moments(stats: Any) -> Moments:
     return Moments(stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array)

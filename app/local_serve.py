@@ -37,7 +37,7 @@ FAST_PATH = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 # HAProxy does not start without 2.5 file descriptors a connection; see `HAPROXY_ENVIRONMENT` in controller/resources.py for the number.
-MOST_CONNECTIONS = 16384
+MOST_CONNECTIONS = 7000
 DESCRIPTORS_PER_CONNECTION = 2.5
 POLL_S = 0.25
 ANSWER_TIMEOUT_S = 120

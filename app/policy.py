@@ -15,16 +15,16 @@ not recurrent.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from app.bundle import Bundle, BundleRefused, read_bundle
+from app.bundle import Bundle, BundleRefused, held_bundle
 from app.distributions import ActionDistribution
 from app.reader import ObservationReader
 from app.spaces import Array, Arrays, Box, Dict, Space, Tuple, leaves, parsed_space
+from app.storage import Place
 
 # Another CPU rounds otherwise: figures are equal within RTOL (and ATOL near zero), and a greedy choice counts only where the
 # two best logits differ by more than LOGIT_MARGIN.
@@ -140,13 +140,13 @@ class Policy:
         return Decision(actions, inputs, next_state)
 
 
-def loaded_policy(directory: Path, digest: str) -> Policy:
+def loaded_policy(place: Place, digest: str) -> Policy:
     """Reads, verifies and replays a bundle.
 
     Raises:
         BundleRefused: it is not what its digest names, no usable model, or does not act as it did when it was made.
     """
-    bundle = read_bundle(directory, digest)
+    bundle = held_bundle(place, digest)
     try:
         policy = Policy(bundle)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:

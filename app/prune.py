@@ -1,22 +1,22 @@
 """Removes policies that nobody needs any more: `python -m app.prune`. It decides nothing: it removes what it is handed, and that alone.
 
-Of each digest: its bundle, the records of its evaluations, and the runs that published it, with their checkpoints. Idempotent: what is
-gone already is passed over, and what was stopped half-way is found again by the next try, because a run's result, which tells its
-digest, goes last.
+Of each digest: its bundle, the records of its evaluations, and the runs that published it, with their checkpoints and weights.
+Idempotent: what is gone already is passed over, and what was stopped half-way is found again by the next try, because a run's result,
+which tells its digest, goes last.
 """
 
 import errno
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from app.bundle import DIGEST, MANIFEST_FILE
 from app.checkpoints import STATE_FILE
 from app.errors import InputError
 from app.report import ArgumentParser, Report, reported_run
-from app.storage import Storage, children, open_storage, read_json, remove, remove_file, storage_faults
+from app.storage import Place, Storage, children, open_storage, read_json, remove, remove_file, storage_faults
 
+CHECKPOINTS = "checkpoints"
 RESULT_FILE = "result.json"
 
 
@@ -59,20 +59,23 @@ def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
     runs = storage.path / "runs"
     found = [name for name in children(runs) if _digest(runs / name / RESULT_FILE) in digests]
     for name in found:
-        checkpoints = runs / name / "checkpoints"
+        checkpoints = runs / name / CHECKPOINTS
         for checkpoint in children(checkpoints):
             _remove_whole(checkpoints / checkpoint, STATE_FILE)
+        for file in children(runs / name):
+            if file not in (CHECKPOINTS, RESULT_FILE):
+                remove_file(runs / name, file)
         _remove_whole(runs / name, RESULT_FILE)
     return len(found)
 
 
-def _digest(record: Path) -> str | None:
+def _digest(record: Place) -> str | None:
     """The digest that a record is about, None where there is none to read."""
     digest = (read_json(record) or {}).get("digest")
     return digest if isinstance(digest, str) else None
 
 
-def _remove_whole(place: Path, seal: str) -> None:
+def _remove_whole(place: Place, seal: str) -> None:
     """Removes a directory.
 
     Raises:

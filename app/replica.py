@@ -16,7 +16,7 @@ from app.meter import Meter
 from app.policy import Policy, loaded_policy
 from app.rewards import Report, Rewards
 from app.rollout import Rollout
-from app.storage import local_path
+from app.storage import place_of
 from app.trial import Trial, inference_s, mismatch
 from app.wanted import (
     DRAIN_S,
@@ -315,4 +315,4 @@ async def _loaded(wanted: Wanted) -> Policy:
     Raises:
         BundleRefused, InputError: it cannot be.
     """
-    return await asyncio.to_thread(loaded_policy, local_path(wanted.uri), wanted.digest)
+    return await asyncio.to_thread(loaded_policy, place_of(wanted.uri), wanted.digest)

@@ -41,6 +41,9 @@ class Settings:
     use_lstm: bool = False
     lstm_cell_size: int = 64  # RLlib's 256 is much beside hidden layers of 64
     max_seq_len: int = 20
+    lr_end: float | None = None
+    entropy_coeff_end: float | None = None
+    schedule_steps: int = 100_000
 
     @property
     def filters_observations(self) -> bool:
@@ -50,13 +53,13 @@ class Settings:
     def training_arguments(self) -> dict[str, Any]:
         """The keyword arguments of `PPOConfig.training`."""
         return {
-            "lr": self.lr,
+            "lr": self._scheduled(self.lr, self.lr_end),
             "gamma": self.gamma,
             "lambda_": self.lambda_,
             "clip_param": self.clip_param,
             "vf_clip_param": self.vf_clip_param,
             "vf_loss_coeff": self.vf_loss_coeff,
-            "entropy_coeff": self.entropy_coeff,
+            "entropy_coeff": self._scheduled(self.entropy_coeff, self.entropy_coeff_end),
             "use_kl_loss": self.use_kl_loss,
             "kl_coeff": self.kl_coeff,
             "kl_target": self.kl_target,
@@ -66,6 +69,10 @@ class Settings:
             "minibatch_size": self.minibatch_size,
             "num_epochs": self.num_epochs,
         }
+
+    def _scheduled(self, first: float, end: float | None) -> Any:
+        """A setting that stays, or RLlib's schedule of one that goes to its end in a straight line."""
+        return first if end is None else [[0, first], [self.schedule_steps, end]]
 
     def model_config(self) -> dict[str, Any]:
         """The model config of the RLModule: a dict, because `DefaultModelConfig()` brings `vf_share_layers=True`."""
@@ -148,6 +155,9 @@ SETTINGS = {
     "useLstm": Setting("use_lstm", "true or false", _boolean),
     "lstmCellSize": Setting("lstm_cell_size", "an integer from 1 to 4096", _integer(1, 4096)),
     "maxSeqLen": Setting("max_seq_len", "an integer from 1 to 1000", _integer(1, 1000)),
+    "lrEnd": Setting("lr_end", "a number from 0 to 1", _number(at_least=0, at_most=1)),
+    "entropyCoeffEnd": Setting("entropy_coeff_end", "a number of 0 or more", _number(at_least=0)),
+    "scheduleSteps": Setting("schedule_steps", "an integer from 1 to 100000000000", _integer(1, 100_000_000_000)),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import InputError
 
 FIELD = "spec.training.stop"
-CRITERIA = ("episodeReturnMean", "envSteps", "iterations", "timeSeconds")
+CRITERIA = ("episodeReturnMean", "envSteps", "iterations", "timeSeconds", "plateauIterations")
 # RLlib reports the episodes that ended in one iteration, in late training two or three; a mean of so few says little.
 RECENT_EPISODES = 20
 
@@ -24,6 +24,8 @@ class Point:
         return_sum: sum of their returns, exploring.
         episode_return_mean: mean return of the latest episodes, at least `RECENT_EPISODES` of them and whole iterations; of all
             while there are fewer, None before the first.
+        return_square_sum: sum of the squares of the returns.
+        episode_return_std: standard deviation of the returns that the mean is of.
     """
 
     iteration: int
@@ -31,17 +33,23 @@ class Point:
     episodes: int
     return_sum: float
     episode_return_mean: float | None
+    return_square_sum: float = 0.0
+    episode_return_std: float | None = None
 
 
-def next_point(curve: Sequence[Point], env_steps: int, episodes: int, return_sum: float) -> Point:
+def next_point(curve: Sequence[Point], env_steps: int, episodes: int, return_sum: float, return_square_sum: float = 0.0) -> Point:
     """The point that follows on a curve after an iteration in which these episodes ended."""
-    count, total = episodes, return_sum
+    count, total, squares = episodes, return_sum, return_square_sum
     for point in reversed(curve):
         if count >= RECENT_EPISODES:
             break
         count += point.episodes
         total += point.return_sum
-    return Point(len(curve) + 1, env_steps, episodes, return_sum, total / count if count else None)
+        squares += point.return_square_sum
+    mean = total / count if count else None
+    # Rounding may leave a little less than nothing of equal returns.
+    std = None if mean is None else math.sqrt(max(0.0, squares / count - mean**2))
+    return Point(len(curve) + 1, env_steps, episodes, return_sum, mean, return_square_sum, std)
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,16 @@ class Stop:
     env_steps: int | None = None
     iterations: int | None = None
     time_s: float | None = None
+    plateau_iterations: int | None = None
 
-    def is_met(self, curve: Sequence[Point], time_s: float) -> bool:
-        """Whether the training is to end after the last point of its curve."""
-        return self.progress_percent(curve, time_s) >= 100
+    def reached(self, curve: Sequence[Point], time_s: float) -> str | None:
+        """The name of the criterion that ends the training after the last point of its curve, None while there is none."""
+        if not curve:
+            return None
+        return next((name for name, share in self._shares(curve, time_s).items() if share >= 1), None)
 
     def progress_percent(self, curve: Sequence[Point], time_s: float) -> float:
-        """The largest share of any criterion, from 0 to 100.
+        """The largest share of any criterion, from 0 to 100. A plateau ends as soon as the return rises, so it counts only when it is met.
 
         Args:
             curve: what was trained so far.
@@ -66,9 +77,20 @@ class Stop:
         """
         if not curve:
             return 0.0
+        return 100 * min(
+            1.0, max(share for name, share in self._shares(curve, time_s).items() if name != "plateauIterations" or share >= 1)
+        )
+
+    def _shares(self, curve: Sequence[Point], time_s: float) -> dict[str, float]:
+        """How much of each criterion is behind; from 1 on it is met."""
         last = curve[-1]
-        shares = [_share(last.env_steps, self.env_steps), _share(last.iteration, self.iterations), _share(time_s, self.time_s)]
-        return 100 * min(1.0, max(*shares, self._return_share(curve)))
+        return {
+            "episodeReturnMean": self._return_share(curve),
+            "envSteps": _share(last.env_steps, self.env_steps),
+            "iterations": _share(last.iteration, self.iterations),
+            "timeSeconds": _share(time_s, self.time_s),
+            "plateauIterations": _share(_iterations_since_best(curve), self.plateau_iterations),
+        }
 
     def _return_share(self, curve: Sequence[Point]) -> float:
         """How much of the way from the first mean return to the wanted one is behind."""
@@ -79,6 +101,19 @@ class Stop:
             return 1.0
         first = min(point.episode_return_mean for point in curve if point.episode_return_mean is not None)
         return min(0.99, max(0.0, (last - first) / (self.episode_return_mean - first)))
+
+
+def _iterations_since_best(curve: Sequence[Point]) -> int:
+    """Iterations since the mean return was at its highest, counted from where it is one of enough episodes."""
+    best, since, episodes = -math.inf, 0, 0
+    for point in curve:
+        episodes += point.episodes
+        mean = point.episode_return_mean
+        if mean is None or episodes < RECENT_EPISODES:
+            continue
+        since = 0 if mean > best else since + 1
+        best = max(best, mean)
+    return since
 
 
 def _share(done: float, wanted: float | None) -> float:
@@ -100,4 +135,4 @@ def parsed_stop(stop: Any) -> Stop:
             raise InputError("InvalidConfig", f"{FIELD}.{name} must be a number")
         if name != "episodeReturnMean" and value < 1:
             raise InputError("InvalidConfig", f"{FIELD}.{name} must be 1 or more")
-    return Stop(stop.get("episodeReturnMean"), stop.get("envSteps"), stop.get("iterations"), stop.get("timeSeconds"))
+    return Stop(*(stop.get(name) for name in CRITERIA))

@@ -5,37 +5,38 @@ All input is checked before Ray starts, so a mistake costs a second and not a mi
 
 import datetime
 import platform
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from app.bundle import BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
-from app.checkpoints import RunState, restored_state, write_checkpoint
+from app.bundle import MANIFEST_FILE, BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
+from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
 from app.environments import checked_spaces, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
+from app.leaving import Leaving, Terminated
 from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.settings import parsed_settings
 from app.spaces import Array
 from app.stop import Point, Stop, next_point, parsed_stop
-from app.storage import Storage, open_storage, read_json, storage_faults, write_aside
+from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
 from app.trainer import Trainer, TrainingTask
+from app.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
 
 GOLDEN_OBSERVATIONS = 64
 # So that the numbers of large observations stay below half a megabyte of manifest.
 GOLDEN_NUMBERS = 100_000
 LEAST_GOLDEN = 4
 PARITY_OBSERVATIONS = 1024
+# How much of stop.timeSeconds a killed attempt may take without its being counted.
+NOTED_EVERY_S = 10.0
 RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
 
 
@@ -50,16 +51,18 @@ class Run:
     checkpoint_every: int
     evaluation: EvaluationRequest | None
     prefixes: Sequence[str]
+    warm_start: WarmStart | None = None
 
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
     """What `python -m app.train` does; gives its result."""
-    signal.signal(signal.SIGTERM, _exit_promptly)
+    leaving = Leaving()
+    leaving.listen()
     asked = parsed_run(argv)
     with storage_faults():
         published = _published_before(asked)
     if published is None:
-        published = _trained_and_published(asked, report)
+        published = _trained_and_published(asked, report, leaving)
     return _with_evaluation(asked, published)
 
 
@@ -75,7 +78,7 @@ def _published_before(asked: Run) -> dict[str, Any] | None:
         if refused.reason not in ("Missing", "DigestMismatch"):
             return result
         print(f"the bundle of this run is made again: {refused.message}", file=sys.stderr)
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory, MANIFEST_FILE)
         return None
     return result
 
@@ -102,12 +105,13 @@ def parsed_run(argv: Sequence[str]) -> Run:
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
     encoding = Encoding(*checked_spaces(environment))
     task = TrainingTask(environment, encoding, settings, arguments.workers, arguments.seed)
-    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix)
+    warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
+    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix, warm_start)
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="app.train", description="Trains a policy with RLlib PPO and publishes it as a bundle.")
-    parser.add_argument("--storage", required=True, metavar="URI", help="file:///<absolute path>, the storage of one PolicyModel")
+    parser.add_argument("--storage", required=True, metavar="URI", help="file:///<path> or s3://<bucket>/<path>, of one PolicyModel")
     parser.add_argument("--run", required=True, metavar="ID")
     parser.add_argument("--environment", required=True, metavar="JSON")
     parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")
@@ -115,21 +119,26 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--checkpoint-every", type=int, default=10, metavar="N", help="iterations between checkpoints (default 10)")
+    parser.add_argument("--warm-start", default="null", metavar="JSON", help="the published run to begin with: run and digest")
     parser.add_argument("--evaluation", default="null", metavar="JSON", help="played right after publishing")
     parser.add_argument("--entry-point-prefix", action="append", default=[], metavar="PREFIX", help="what entryPoint may name (repeatable)")
     return parser
 
 
-def _exit_promptly(signum: int, _frame: FrameType | None) -> None:
-    """Ends the process as the signal would, with Ray's processes ended on the way out."""
-    raise SystemExit(128 + signum)
-
-
-def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
+def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict[str, Any]:
+    with storage_faults():
+        before = known_attempts(asked.storage.run(asked.id))
+        attempt = Attempts(before.count + 1, before.time_s)
+        write_attempts(asked.storage.run(asked.id), attempt)
+        weights = warm_weights(asked.storage, asked.warm_start, asked.task) if asked.warm_start else None
     trainer = Trainer(asked.task)
     try:
-        signal.signal(signal.SIGTERM, _exit_promptly)  # ray.init puts its own handler there
-        state = _trained(asked, trainer, report)
+        if weights:
+            trainer.begin_with(weights)
+        leaving.listen()  # ray.init puts its own handler there
+        state, stopped_by = _trained(asked, trainer, report, leaving, attempt)
+        with storage_faults():
+            write_weights(asked.storage, asked.id, trainer.weights())
         digest = _published(asked, trainer, state)
     finally:
         trainer.close()
@@ -140,6 +149,8 @@ def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
         "uri": asked.storage.bundle_uri(digest),
         "seed": asked.task.seed,
         "configHash": _config_hash(asked.task),
+        "attempts": attempt.count,
+        "stoppedBy": stopped_by,
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
@@ -150,30 +161,46 @@ def _trained_and_published(asked: Run, report: Report) -> dict[str, Any]:
     return result
 
 
-def _trained(asked: Run, trainer: Trainer, report: Report) -> RunState:
-    """Iterates until a criterion is met, from the newest checkpoint on where there is one.
+def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts) -> tuple[RunState, str]:
+    """Iterates until a criterion is met, from the newest checkpoint on where there is one; gives the state then, and the criterion.
 
     Raises:
         InputError: TrainingDiverged.
+        Terminated: the process was asked to end; there is a checkpoint of all that was done.
     """
-    checkpoints = asked.storage.run(asked.id) / "checkpoints"
+    run = asked.storage.run(asked.id)
     with storage_faults():
-        state = restored_state(checkpoints, trainer.restore) or RunState([], 0.0)
+        state = restored_state(run / "checkpoints", trainer.restore) or RunState([], 0.0)
     curve = list(state.curve)
-    began = time.monotonic() - state.time_s
-    while not asked.stop.is_met(curve, time.monotonic() - began):
-        iteration_began = time.monotonic()
-        iterated = trainer.iterate()
-        if not iterated.is_finite:
-            raise InputError("TrainingDiverged", "spec.training.config: the loss is no number any more; lower lr, or set gradClip")
-        before = curve[-1].env_steps if curve else 0
-        curve.append(next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum))
-        now = time.monotonic()
-        report.progress(_progress(asked.stop, curve, now - began, (iterated.env_steps - before) / (now - iteration_began)))
-        if curve[-1].iteration % asked.checkpoint_every == 0:
+    began = time.monotonic() - max(state.time_s, attempt.time_s)
+    noted_s = attempt.time_s
+    while not (stopped_by := asked.stop.reached(curve, time.monotonic() - began)):
+        with leaving.patience():
+            iteration_began = time.monotonic()
+            curve.append(_iterated(trainer, curve))
+            now = time.monotonic()
+            before = curve[-2].env_steps if len(curve) > 1 else 0
+            report.progress(_progress(asked.stop, curve, now - began, (curve[-1].env_steps - before) / (now - iteration_began)))
+            is_due = curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():
-                write_checkpoint(checkpoints, RunState(curve, now - began), trainer.save)
-    return RunState(curve, time.monotonic() - began)
+                if is_due or leaving.is_asked:
+                    write_checkpoint(run / "checkpoints", RunState(curve, now - began), trainer.save)
+                if leaving.is_asked or now - began - noted_s >= NOTED_EVERY_S:
+                    noted_s = now - began
+                    write_attempts(run, Attempts(attempt.count, noted_s))
+        if leaving.is_asked:
+            raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
+    return RunState(curve, time.monotonic() - began), stopped_by
+
+
+def _iterated(trainer: Trainer, curve: list[Point]) -> Point:
+    """The point of one more iteration."""
+    iterated = trainer.iterate()
+    if not iterated.is_finite:
+        raise InputError(
+            "TrainingDiverged", "spec.training.config: the loss or the return is no number any more; lower lr, or set gradClip"
+        )
+    return next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum, iterated.return_square_sum)
 
 
 def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:
@@ -183,6 +210,7 @@ def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float)
         "iteration": last.iteration,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
+        "episodeReturnStd": last.episode_return_std,
         "progressPercent": round(percent, 1),
         "stepsPerSecond": round(steps_per_s, 1),
         "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,
@@ -200,7 +228,7 @@ def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
     policy = proven_policy(model, described, recording)
     golden = golden_record(encoding, recording.rows(_golden_rows(recording)), policy)
     with storage_faults():
-        return published_bundle(asked.storage, {**_facts(asked.task, state), **described, "golden": golden}, model)
+        return published_bundle(asked.storage, {**_facts(asked, state), **described, "golden": golden}, model)
 
 
 def _golden_rows(recording: Recording) -> Array:
@@ -221,14 +249,15 @@ def _config_hash(task: TrainingTask) -> str:
     return digest_of(canonical_json(_config(task)))
 
 
-def _facts(task: TrainingTask, state: RunState) -> dict[str, Any]:
+def _facts(asked: Run, state: RunState) -> dict[str, Any]:
     """The manifest's content: no clock and no name in it, so equal trainings give equal digests."""
+    task = asked.task
     return {
         "environment": task.environment.described(),
         "seed": task.seed,
         "configHash": _config_hash(task),
         "config": _config(task),
-        "parent": None,
+        "parent": asked.warm_start.digest if asked.warm_start else None,
         "envSteps": state.curve[-1].env_steps,
         "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},

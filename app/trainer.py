@@ -6,18 +6,23 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from app.encoding import Encoding
 from app.environments import Environment
 from app.recording import Recording, recorded
 from app.settings import Settings
+from app.spaces import Array
 
 REGISTERED_NAME = "policymodel-environment"
+EPISODES, RETURN_SUM, RETURN_SQUARE_SUM = "policymodel_episodes", "policymodel_return_sum", "policymodel_return_square_sum"
+MODULE, FILTER = "default_policy", "observation_filter"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
 LONGEST_TEMP_DIR = 40
@@ -54,12 +59,14 @@ class IterationResult:
         env_steps: since the start of the run.
         episodes: that ended in this iteration.
         return_sum: of their returns.
-        is_finite: whether every loss is a number.
+        return_square_sum: of the squares of their returns.
+        is_finite: whether every loss and return is a number.
     """
 
     env_steps: int
     episodes: int
     return_sum: float
+    return_square_sum: float
     is_finite: bool
 
 
@@ -83,20 +90,48 @@ class Trainer:
     def iterate(self) -> IterationResult:
         """Samples one batch and learns from it."""
         result = self._algorithm.train()
-        runners, learners = result["env_runners"], result["learners"]["default_policy"]
-        episodes = int(runners.get("num_episodes", 0))
-        return_sum = episodes * float(runners["episode_return_mean"]) if episodes else 0.0
+        runners, learners = result["env_runners"], result["learners"][MODULE]
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
-        is_finite = all(math.isfinite(loss) for loss in losses)
-        return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, return_sum, is_finite)
+        # A sum of nothing is NaN in RLlib.
+        episodes = int(np.nan_to_num(runners.get(EPISODES, 0)))
+        total, squares = (float(runners[name]) if episodes else 0.0 for name in (RETURN_SUM, RETURN_SQUARE_SUM))
+        is_finite = all(math.isfinite(number) for number in (*losses, total, squares))
+        return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite)
 
     def save(self, directory: Path) -> None:
         """Writes all that `restore` needs into a directory."""
         self._algorithm.save_to_path(str(directory.resolve()))
 
     def restore(self, directory: Path) -> None:
-        """Goes on from what `save` wrote. RLlib refuses relative paths."""
-        self._algorithm.restore_from_path(str(directory.resolve()))
+        """Goes on from what `save` wrote, or is as new where that raises. RLlib refuses relative paths."""
+        try:
+            self._algorithm.restore_from_path(str(directory.resolve()))
+        except Exception:
+            # Half of it may have been taken over.
+            self._algorithm.stop()
+            self._algorithm = _algorithm_config(self._task).build_algo()
+            raise
+
+    def weights(self) -> dict[str, Array]:
+        """What was learnt, by name: the module's weights, and what the observation filter has seen."""
+        from app.filter import known_moments
+
+        weights = {f"{MODULE}/{name}": np.asarray(value) for name, value in self._algorithm.learner_group.get_weights()[MODULE].items()}
+        moments = known_moments(self._algorithm.env_runner._env_to_module) if self._task.settings.filters_observations else None
+        if moments is None:
+            return weights
+        return {**weights, f"{FILTER}/count": np.array(moments.count), f"{FILTER}/mean": moments.mean, f"{FILTER}/squares": moments.squares}
+
+    def begin_with(self, weights: Mapping[str, Array]) -> None:
+        """Takes over what `weights` of another trainer with such a module gave."""
+        from app.filter import Moments, begin_with
+
+        module = {name.removeprefix(f"{MODULE}/"): value for name, value in weights.items() if name.startswith(f"{MODULE}/")}
+        self._algorithm.learner_group.set_weights({MODULE: module})
+        self._algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=self._algorithm.learner_group, inference_only=True)
+        if self._task.settings.filters_observations:
+            moments = Moments(int(weights[f"{FILTER}/count"]), weights[f"{FILTER}/mean"], weights[f"{FILTER}/squares"])
+            begin_with(self._algorithm.env_runner._env_to_module, moments)
 
     def module(self) -> Any:
         """The RLModule as it is now."""
@@ -171,8 +206,16 @@ def _algorithm_config(task: TrainingTask) -> Any:
         )
         .training(**task.settings.training_arguments())
         .rl_module(model_config=task.model_config())
+        .callbacks(on_episode_end=_count_episode)
         .debugging(seed=task.seed, log_level="ERROR")
     )
+
+
+def _count_episode(*, episode: Any, prev_episode_chunks: list[Any], metrics_logger: Any, **_: Any) -> None:
+    """Adds an episode that ended to the sums of its iteration: RLlib's own figures tell no spread."""
+    episode_return = sum(float(chunk.get_return()) for chunk in (*prev_episode_chunks, episode))
+    for name, value in ((EPISODES, 1), (RETURN_SUM, episode_return), (RETURN_SQUARE_SUM, episode_return**2)):
+        metrics_logger.log_value(name, value, reduce="sum")
 
 
 def _observation_filter(env: Any, spaces: Any, device: Any) -> Any:

@@ -8,11 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.model import Settings
+from controller.verb_options import add_verbs
+
+# What kubectl looks for on the PATH when somebody types `kubectl policymodel`.
+PLUGIN = "kubectl-policymodel"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit code 1: the PolicyModel cannot be made ready; 2: the input is wrong."""
-    options = parser().parse_args(arguments)
+    """The command line. Exit code 1: the PolicyModel cannot be made ready, or what was asked for was not done; 2: the input is wrong;
+    more of them in docs/cli.md."""
+    top = parser("kubectl policymodel" if Path(sys.argv[0]).name == PLUGIN else "policymodel")
+    options = top.parse_args(arguments)
     # Each command imports what it alone needs: the operator's image holds nothing for local runs.
     if options.command == "operate":
         from controller.handlers import operate
@@ -22,13 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.namespace,
         )
         return 0
-    from controller.run import run
+    if options.command == "run":
+        from controller.run import run
 
-    return run(options)
+        return run(options)
+    from controller import verbs
+
+    return verbs.run(options, top.prog)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="policymodel", description=__doc__)
+def parser(program: str = "policymodel") -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=program, description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train, check and serve a PolicyModel on this machine, without a cluster")
     run.add_argument("file", type=Path, help="the PolicyModel; it is read again whenever it changes")
@@ -41,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     operate.add_argument("--serving-image", required=True, help="image for serving where a PolicyModel names none")
     operate.add_argument("--namespace", action="append", default=[], help="a namespace to watch; may be repeated (default: all)")
     _add_allow_list(operate)
+    add_verbs(commands)
     return top
 
 

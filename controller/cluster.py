@@ -97,7 +97,7 @@ class Cluster:
         jobs = self._list("Job", namespace, f"{names.LABEL_NAME}={name}")
         pods = self._list("Pod", namespace, f"{names.LABEL_NAME}={name}")
         ray_service, serving = self._ray_service(owner, spec, status, now)
-        claim = self._get("PersistentVolumeClaim", namespace, resources.claim_name(owner, spec))
+        claim = None if spec.storage.s3 else self._get("PersistentVolumeClaim", namespace, resources.claim_name(owner, spec))
         ingress = self._get("Ingress", namespace, name)
         return Observed(
             now=now,

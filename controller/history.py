@@ -113,6 +113,7 @@ def _revision(job: JobState, result: Json, observed: Observed, number: int) -> R
         env_steps=result.get("envSteps"),
         parent=observed.status.serving.revision if observed.status.serving else None,
         evaluation=evaluation_of(result) if result.get("evaluation") else None,
+        stopped_by=result.get("stoppedBy"),
         trigger=spec.trigger if is_of_this_spec else last.trigger if last and last.run == job.run else None,
         config_hash=result.get("configHash"),
     )

@@ -32,6 +32,7 @@ class TrainingSpec:
     backoff_limit: int
     resources: Json
     template: Json
+    warm_start: str = "None"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,23 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class S3Spec:
+    """A bucket, and how it is reached."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str | None = None
+    secret_name: str | None = None
+    path_style: bool | None = None
+
+
+@dataclass(frozen=True)
 class StorageSpec:
-    """Where checkpoints and bundles lie; `access_modes` of an existing claim are not in the spec: () until it was seen.
+    """Where checkpoints and bundles lie: in a claim, or else in `s3`.
 
     Attributes:
+        access_modes: of an existing claim they are not in the spec: () until it was seen.
         keep_revisions: how many of the newest are kept, beside those that are needed.
     """
 
@@ -117,6 +131,7 @@ class StorageSpec:
     existing_claim: str | None
     deletion_policy: Literal["Delete", "Retain"]
     keep_revisions: int
+    s3: S3Spec | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,8 @@ class Spec:
         }
         if self.training.image:
             made_from["image"] = self.training.image
+        if self.training.warm_start != "None":
+            made_from["warmStart"] = self.training.warm_start
         return made_from
 
     def looks(self, run: str, against: str | None = None) -> tuple[Look, ...]:
@@ -378,6 +395,7 @@ class Revision:
     approval: Approval | None = None
     trigger: Trigger | None = None
     rollout: RolloutEnd | None = None
+    stopped_by: str | None = None
     config_hash: str | None = None
     retention: Literal["Pruning", "Pruned"] | None = None
 
@@ -407,13 +425,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last progress line of a training Job."""
+    """The last progress line of a training Job; the spread is the standard deviation of the returns that the mean is of."""
 
     iteration: int
     env_steps: int
     episode_return_mean: float | None
     percent: float
     eta_s: float | None
+    episode_return_std: float | None = None
+    steps_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -809,7 +829,7 @@ def spec_of(document: Json) -> Spec:
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
     rollout, analysis = spec["rollout"], spec["rollout"]["analysis"]
-    pvc, ingress, autoscaling = storage["pvc"], serving.get("ingress"), serving.get("autoscaling")
+    pvc, s3, ingress, autoscaling = storage.get("pvc", {}), storage.get("s3"), serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
         image_pull_secrets=tuple(secret["name"] for secret in spec["imagePullSecrets"]),
@@ -842,6 +862,7 @@ def spec_of(document: Json) -> Spec:
             backoff_limit=training["backoffLimit"],
             resources=training["resources"],
             template=training.get("template", {}),
+            warm_start=str(training.get("warmStart", "None")),
         ),
         gate=GateSpec(
             episodes=gate["episodes"],
@@ -860,11 +881,21 @@ def spec_of(document: Json) -> Spec:
         ),
         storage=StorageSpec(
             size=pvc.get("size"),
-            access_modes=() if "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
+            access_modes=() if s3 or "existingClaim" in pvc else tuple(pvc.get("accessModes", ["ReadWriteOnce"])),
             storage_class_name=pvc.get("storageClassName"),
             existing_claim=pvc.get("existingClaim"),
             deletion_policy=storage["deletionPolicy"],
             keep_revisions=storage["keepRevisions"],
+            s3=S3Spec(
+                bucket=s3["bucket"],
+                prefix=s3["prefix"],
+                endpoint=s3.get("endpoint"),
+                region=s3.get("region"),
+                secret_name=s3.get("secretName"),
+                path_style=s3.get("pathStyle"),
+            )
+            if s3
+            else None,
         ),
         serving=ServingSpec(
             route=serving["route"],

@@ -136,6 +136,8 @@ def last_progress(log: str) -> Progress | None:
                 episode_return_mean=progress.get("episodeReturnMean"),
                 percent=float(progress["progressPercent"]),
                 eta_s=progress.get("etaSeconds"),
+                episode_return_std=progress.get("episodeReturnStd"),
+                steps_per_s=progress.get("stepsPerSecond"),
             )
     return None
 
@@ -249,7 +251,8 @@ def _is_number(value: Any) -> bool:
 
 def _is_progress(progress: Json) -> bool:
     counted = all(_is_number(progress.get(name)) for name in ("iteration", "envSteps", "progressPercent"))
-    return counted and all(progress.get(name) is None or _is_number(progress[name]) for name in ("episodeReturnMean", "etaSeconds"))
+    may_miss = ("episodeReturnMean", "episodeReturnStd", "stepsPerSecond", "etaSeconds")
+    return counted and all(progress.get(name) is None or _is_number(progress[name]) for name in may_miss)
 
 
 def _is_result(word: Json, role: str) -> bool:
@@ -267,8 +270,8 @@ def _is_result(word: Json, role: str) -> bool:
 
 def _is_publication(result: Json) -> bool:
     are_counted = all(isinstance(result.get(name), int | None) for name in ("envSteps", "seed"))
-    are_named = isinstance(result.get("uri"), str) and isinstance(result.get("configHash"), str | None)
-    return are_named and are_counted and _is_moment(result.get("trainedAt"))
+    are_told = all(isinstance(result.get(name), str | None) for name in ("configHash", "stoppedBy"))
+    return isinstance(result.get("uri"), str) and are_counted and are_told and _is_moment(result.get("trainedAt"))
 
 
 def _is_moment(text: Any) -> bool:

@@ -96,7 +96,7 @@ def storing(observed: Observed, settings: Settings) -> Step:
     """The claim that checkpoints and bundles lie in. Its finding is not shown: it is the reason of others when it fails."""
     claim, spec = observed.claim, observed.spec
     done = Step(Condition("Stored", "True", "Stored", ""))
-    if not settings.in_cluster:
+    if not settings.in_cluster or spec.storage.s3:
         return done
     if spec.storage.existing_claim:
         if claim is None:
@@ -133,6 +133,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     is_asked_again = bool(job and job.replaces and job.result)
     if candidate and (is_asked_again or not _is_missed(candidate, observed)):
         steps = f" after {candidate.env_steps} environment steps" if candidate.env_steps else ""
+        steps += f", stopped by {candidate.stopped_by}" if candidate.stopped_by else ""
         return Step(
             Condition(
                 statuses.TRAINED, "True", "Published", f"revision {candidate.number} ({short(candidate.digest)}) was published{steps}"
@@ -148,8 +149,11 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     if job is None and prune:
         return _untrained("Pruning", f"the training begins when the Job {prune.name} has removed old revisions", under_way="Training")
     if job is None:
+        begins_with = _warm_start(observed)
+        if isinstance(begins_with, Problem):
+            return _untrained(begins_with.reason, begins_with.message, problem=begins_with)
         lost = candidate.digest if candidate else None
-        manifest = resources.training_job(owner, spec, settings, images, lost, history.opponent(observed, candidate))
+        manifest = resources.training_job(owner, spec, settings, images, lost, history.opponent(observed, candidate), begins_with)
         message = f"there is no Job for {_asked_for(spec)} yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
@@ -292,6 +296,24 @@ def _requeue_after_s(steps: tuple[Step, ...]) -> float:
     return WORKING_S if under_way - {""} else WATCHING_S
 
 
+def _warm_start(observed: Observed) -> Revision | Problem | None:
+    """The revision that the run begins with; none where none is asked for, or where nothing serves yet."""
+    asked, recorded, serving = observed.spec.training.warm_start, observed.status.revisions, observed.status.serving
+    kept = [revision for revision in recorded if revision.is_kept]
+    if asked == "None":
+        return None
+    if asked == "Serving":
+        return next((revision for revision in reversed(kept) if serving and revision.digest == serving.digest), None)
+    found = next((revision for revision in recorded if str(revision.number) == asked), None)
+    known = ", ".join(str(revision.number) for revision in kept) or "none"
+    if found is None:
+        return Problem("RevisionUnknown", f"spec.training.warmStart: there is no revision {asked}; there are: {known}")
+    if not found.is_kept:
+        message = f"spec.training.warmStart: revision {asked} was pruned (spec.storage.keepRevisions); there are: {known}"
+        return Problem("RevisionPruned", message)
+    return found
+
+
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
     """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
     if not serving.mounts_the_claim(observed):
@@ -331,7 +353,10 @@ def _progress_message(job: JobState) -> str:
         return f"the Job {job.name} is starting"
     figures = f"iteration {job.progress.iteration}, {job.progress.env_steps} environment steps"
     if job.progress.episode_return_mean is not None:
-        figures += f", mean return {job.progress.episode_return_mean:.1f}"
+        spread = "" if job.progress.episode_return_std is None else f" ± {job.progress.episode_return_std:.1f}"
+        figures += f", mean return {job.progress.episode_return_mean:.1f}{spread}"
+    if job.progress.steps_per_s is not None:
+        figures += f", {job.progress.steps_per_s:.0f} steps/s"
     return f"the Job {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
 
 

@@ -7,6 +7,7 @@ never re-renders `rayClusterConfig` (KubeRay would build a second cluster for ev
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"
+S3_SECRET_PATH = "/var/run/secrets/policymodel.dev/s3"
+# The key in the user's Secret, in the format of AWS's shared credentials file.
+S3_CREDENTIALS = "credentials"
 # Seconds that a training Job gets beyond spec.training.stop.timeSeconds, for start-up, export and evaluation.
 START_AND_EXPORT_S = 900
 EVALUATION_DEADLINE_S = 3600
@@ -36,8 +40,8 @@ HAPROXY_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     # Above a quarter of the file descriptors that this allows for, HAProxy keeps no connection to a replica alive: each request then
     # opens and resets one, which halves the throughput, and uvicorn holds what belonged to it for 90 s. HAProxy asks for 2.5
-    # descriptors a connection and does not start without them; KubeRay gives a pod 65,536.
-    "RAY_SERVE_HAPROXY_MAXCONN": "16384",
+    # descriptors a connection and does not start without them, so this is no more than any node allows a pod.
+    "RAY_SERVE_HAPROXY_MAXCONN": "7000",
     # A line of log for each request, read by a Python process: the replicas count for themselves.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.door:middlewares",
@@ -55,7 +59,10 @@ _POD_SECURITY = {
 }
 
 
-def storage_uri(owner: Owner, settings: Settings) -> str:
+def storage_uri(owner: Owner, spec: Spec, settings: Settings) -> str:
+    s3 = spec.storage.s3
+    if s3 and settings.in_cluster:
+        return f"s3://{s3.bucket}/{s3.prefix}/{owner.namespace}/{owner.name}"
     return f"{settings.storage_root}/{owner.namespace}/{owner.name}"
 
 
@@ -85,22 +92,30 @@ def job_hash(spec: Spec) -> str:
         "template": training.template,
         "backoffLimit": training.backoff_limit,
         "imagePullSecrets": list(spec.image_pull_secrets),
+        "s3": _s3_access(spec),
     }
     return names.digest_of({key: value for key, value in fields.items() if value})
 
 
 def training_job(
-    owner: Owner, spec: Spec, settings: Settings, images: Images, replaces: str | None = None, against: str | None = None
+    owner: Owner,
+    spec: Spec,
+    settings: Settings,
+    images: Images,
+    replaces: str | None = None,
+    against: str | None = None,
+    begins_with: Revision | None = None,
 ) -> Json:
     """The Job that trains, publishes and evaluates the run that the spec asks for.
 
     Args:
         replaces: the digest that the run was published with, where its bundle is lost.
         against: the digest that the gate compares it with, if any.
+        begins_with: the revision that a warm start goes on from.
     """
     training = spec.training
     arguments = {
-        "--storage": storage_uri(owner, settings),
+        "--storage": storage_uri(owner, spec, settings),
         "--run": spec.run,
         "--environment": json.dumps(spec.environment),
         "--config": json.dumps(training.config),
@@ -110,6 +125,8 @@ def training_job(
         "--checkpoint-every": str(training.checkpoint_every),
         "--evaluation": _evaluation(spec.looks(spec.run, against)[0]),
     }
+    if begins_with:
+        arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
     return _job(
         names.training_job(owner.name, spec.run),
         names.ROLE_TRAIN,
@@ -129,7 +146,7 @@ def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images,
     """The Job that evaluates a published policy as the gate asks today, without training."""
     training = spec.training
     arguments = {
-        "--storage": storage_uri(owner, settings),
+        "--storage": storage_uri(owner, spec, settings),
         "--digest": revision.digest,
         "--evaluation": _evaluation(look),
     }
@@ -154,7 +171,7 @@ def prune_job(owner: Owner, spec: Spec, settings: Settings, digests: Sequence[st
         names.prune_job(owner.name, digests),
         names.ROLE_PRUNE,
         {},
-        ["-m", "app.prune", "--storage", storage_uri(owner, settings), "--delete", *digests],
+        ["-m", "app.prune", "--storage", storage_uri(owner, spec, settings), "--delete", *digests],
         owner,
         spec,
         settings.training_image,
@@ -209,6 +226,8 @@ def serving_hash(spec: Spec) -> str:
         "template": serving.template,
         "imagePullSecrets": list(spec.image_pull_secrets),
         "existingClaim": spec.storage.existing_claim,
+        # Where in the bucket the policy lies is told by serveConfigV2.
+        "s3": _s3_access(spec),
     }
     return names.digest_of({key: value for key, value in fields.items() if value})
 
@@ -255,14 +274,14 @@ def _head_pod(owner: Owner, spec: Spec, images: Images) -> Json:
         "name": "ray-head",
         "image": serving.image or images.serving,
         "imagePullPolicy": "IfNotPresent",
-        "env": _environment({"HOME": "/tmp", **SERVE_ENVIRONMENT, **proxy}, template),
+        "env": _environment({"HOME": "/tmp", **SERVE_ENVIRONMENT, **proxy, **_s3_environment(spec)}, template),
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": serving.resources or DEFAULT_HEAD_RESOURCES,
         # KubeRay's own probes need wget and bash in the image.
         "readinessProbe": {**healthz, "periodSeconds": 5, "failureThreshold": 10},
         "livenessProbe": {**healthz, "initialDelaySeconds": 30, "periodSeconds": 10, "failureThreshold": 12},
         "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [{"name": "policies", "mountPath": STORAGE_PATH, "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [*_storage_mounts(spec, read_only=True), {"name": "tmp", "mountPath": "/tmp"}],
     }
     pod = _pod(container, names.ROLE_SERVE, owner, spec, template)
     # A pod says which fields it was made from: KubeRay's status is too late to tell whether the pods that serve are the new ones.
@@ -278,7 +297,6 @@ def manners(spec: Spec) -> Json:
         "outOfBounds": serving.out_of_bounds,
         "maxBodyBytes": serving.max_body_bytes,
         "accessLog": serving.access_log,
-        "drainSeconds": spec.rollout.drain_s,
     }
 
 
@@ -291,7 +309,7 @@ def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", 
         live: the text as it stands; only an adopted RayService has applications of others in it.
     """
     serving, scale = spec.serving, spec.serving.autoscaling
-    user_config = dict(manners(spec))
+    user_config = {**manners(spec), "drainSeconds": spec.rollout.drain_s}
     if policy:
         user_config["serving"] = dict(policy)
     if candidate:
@@ -420,11 +438,11 @@ def _job(
         "imagePullPolicy": "IfNotPresent",
         "command": ["python"],
         "args": arguments,
-        "env": _environment({"HOME": "/tmp"}, training.template),
+        "env": _environment({"HOME": "/tmp", **_s3_environment(spec)}, training.template),
         "resources": wanted_resources,
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": [
-            {"name": "policies", "mountPath": STORAGE_PATH},
+            *_storage_mounts(spec),
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
         ],
@@ -462,7 +480,7 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
         "securityContext": dict(_POD_SECURITY),
         "containers": [container],
         "volumes": [
-            {"name": "policies", "persistentVolumeClaim": {"claimName": claim_name(owner, spec)}},
+            *_storage_volumes(owner, spec),
             {"name": "tmp", "emptyDir": {}},
         ],
     }
@@ -479,6 +497,44 @@ def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -
     return {"metadata": metadata, "spec": pod_spec}
 
 
+def _storage_mounts(spec: Spec, read_only: bool = False) -> list[Json]:
+    """Where a container finds what the pod's volumes hold: the claim, or the credentials of the bucket if a Secret has them."""
+    s3 = spec.storage.s3
+    if s3 is None:
+        return [{"name": "policies", "mountPath": STORAGE_PATH, **({"readOnly": True} if read_only else {})}]
+    return [{"name": "s3-credentials", "mountPath": S3_SECRET_PATH, "readOnly": True}] if s3.secret_name else []
+
+
+def _storage_volumes(owner: Owner, spec: Spec) -> list[Json]:
+    s3 = spec.storage.s3
+    if s3 is None:
+        return [{"name": "policies", "persistentVolumeClaim": {"claimName": claim_name(owner, spec)}}]
+    secret = {"secretName": s3.secret_name, "items": [{"key": S3_CREDENTIALS, "path": S3_CREDENTIALS}]}
+    return [{"name": "s3-credentials", "secret": secret}] if s3.secret_name else []
+
+
+def _s3_access(spec: Spec) -> Json | None:
+    """How pods reach the bucket; None without one."""
+    if spec.storage.s3 is None:
+        return None
+    access = dataclasses.asdict(dataclasses.replace(spec.storage.s3, bucket="", prefix=""))
+    return {"kind": "S3"} | {name: value for name, value in access.items() if value not in ("", None)}
+
+
+def _s3_environment(spec: Spec) -> dict[str, str]:
+    """The variables that the app reads (`app.objects`): those of AWS's own tools, and one that they lack."""
+    s3 = spec.storage.s3
+    if s3 is None:
+        return {}
+    given = {
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
+        "AWS_REGION": s3.region,
+        "AWS_SHARED_CREDENTIALS_FILE": f"{S3_SECRET_PATH}/{S3_CREDENTIALS}" if s3.secret_name else None,
+        "POLICYMODEL_S3_PATH_STYLE": None if s3.path_style is None else str(s3.path_style).lower(),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _affinity(owner: Owner, spec: Spec) -> Json | None:
     """Brings the pods that share a claim to one node, where it can be mounted on one node only.
 
@@ -487,7 +543,7 @@ def _affinity(owner: Owner, spec: Spec) -> Json | None:
     no other does (https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity).
     """
     modes = spec.storage.access_modes
-    if "ReadWriteMany" in modes:
+    if spec.storage.s3 or "ReadWriteMany" in modes:
         return None
     term = {"labelSelector": {"matchLabels": {names.LABEL_NAME: owner.name}}, "topologyKey": "kubernetes.io/hostname"}
     if modes:

@@ -5,8 +5,8 @@ time, and no training begins beside it: a policy that is removed is never one th
 asked for, its revisions are no policies to choose any more (`Revision.retention`), however the Job ends; so nothing ever depends on how
 far it came.
 
-Never let go, however old: what answers, what the RayService is told to serve or to try, what this plan is about to tell it, a pin, the
-policy of the spec's own run, and what an evaluation compares with.
+Never let go, however old: what answers, what the RayService is told to serve or to try, what this plan is about to tell it, a pin, what
+`warmStart` names, the policy of the spec's own run, and what an evaluation compares with.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def _needed(observed: Observed, recorded: tuple[Revision, ...], wanted: Rollout)
         *(row.candidate.digest for row in rows if row.candidate),
         *(revision.digest for revision in recorded if revision.run == spec.run and revision.is_kept),
         *(revision.digest for revision in recorded if revision.number == spec.served_revision and revision.is_kept),
+        *(revision.digest for revision in recorded if str(revision.number) == spec.training.warm_start and revision.is_kept),
         history.opponent(observed, history.newest(recorded, spec.run)),
     ]
     return {digest for digest in named if digest}

@@ -231,7 +231,7 @@ def serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> Servin
 def mounts_the_claim(observed: Observed) -> bool:
     """Whether the pods of the RayService have the claim of the bundles, as far as is known; an adopted one is made by others."""
     live = observed.ray_service
-    if observed.spec.serving.ray_service is None or live is None or live.claims is None:
+    if observed.spec.storage.s3 or observed.spec.serving.ray_service is None or live is None or live.claims is None:
         return True
     return resources.claim_name(observed.owner, observed.spec) in live.claims
 

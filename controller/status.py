@@ -243,6 +243,8 @@ def _training_document(training: TrainingStatus) -> dict[str, Any]:
             "iteration": training.progress.iteration,
             "envSteps": training.progress.env_steps,
             "episodeReturnMean": training.progress.episode_return_mean,
+            "episodeReturnStd": training.progress.episode_return_std,
+            "stepsPerSecond": training.progress.steps_per_s,
             "progressPercent": training.progress.percent,
             "progress": progress_text(training.progress),
         }
@@ -258,6 +260,8 @@ def _training_of(document: Json) -> TrainingStatus:
             document.get("episodeReturnMean"),
             document.get("progressPercent", 0.0),
             _eta_s(document.get("progress", "")),
+            document.get("episodeReturnStd"),
+            document.get("stepsPerSecond"),
         )
     return TrainingStatus(
         document["job"],
@@ -291,6 +295,7 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "image": revision.image,
             "seed": revision.seed,
             "envSteps": revision.env_steps,
+            "stoppedBy": revision.stopped_by,
             "configHash": revision.config_hash,
             "parent": revision.parent,
             "verdict": revision.verdict,
@@ -314,6 +319,7 @@ def _revision_of(document: Json) -> Revision:
         image=document.get("image"),
         seed=document.get("seed"),
         env_steps=document.get("envSteps"),
+        stopped_by=document.get("stoppedBy"),
         parent=document.get("parent"),
         verdict=document.get("verdict"),
         evaluation=_evaluation_of(evaluation) if evaluation else None,

@@ -29,6 +29,8 @@ def fields(node: dict[str, Any], path: str, required: bool = False) -> Iterator[
 
 
 def _type(node: dict[str, Any]) -> str:
+    if "anyOf" in node:
+        return " or ".join(one["type"] for one in node["anyOf"])
     if node["type"] == "array":
         return f"list of {node['items']['type']}"
     return str(node["type"])

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, prune, replica, report, settings, stop, storage, train
+from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, train, warm
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
@@ -78,6 +78,11 @@ def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path)
     assert {key: value for key, value in run.task.environment.described().items() if value} == {
         key: value for key, value in wanted.environment.items() if value
     }
+
+
+def test_a_warm_start_means_the_same_to_the_app(tmp_path):
+    job = resources.training_job(OWNER, spec(), here(tmp_path), IMAGES, begins_with=Revision(3, DIGEST, "file:///b", "run-1"))
+    assert train.parsed_run(arguments(job, "app.train")).warm_start == warm.WarmStart("run-1", DIGEST)
 
 
 def test_an_entry_point_that_the_planner_would_refuse_is_refused_by_the_app_too(tmp_path):
@@ -228,7 +233,7 @@ def test_both_sides_have_the_same_allow_list(tmp_path):
 
 def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
     wanted, in_cluster = spec(), Settings("train:1", "serve:1")
-    uri = resources.storage_uri(OWNER, in_cluster)
+    uri = resources.storage_uri(OWNER, wanted, in_cluster)
     root = storage.open_storage(uri).path
     assert root == Path("/storage/default/cartpole")
     head = resources.ray_service(OWNER, wanted, IMAGES)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
@@ -241,6 +246,24 @@ def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():
     for pod in (head, *[job["spec"]["template"] for job in jobs]):
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
         assert root.is_relative_to(mounts["policies"])
+
+
+def test_a_bucket_is_told_in_words_that_the_app_reads(monkeypatch, tmp_path):
+    s3 = {"bucket": "policies", "endpoint": "http://10.0.0.1:9000", "region": "r", "secretName": "keys", "pathStyle": True}
+    wanted, in_cluster = spec(storage__pvc=None, storage__s3={"prefix": "all", **s3}), Settings("train:1", "serve:1")
+    place = storage.open_storage(resources.storage_uri(OWNER, wanted, in_cluster)).path
+    assert place == objects.ObjectPlace("policies", "all/default/cartpole")
+    given = resources._s3_environment(wanted)
+    assert set(given) <= set(re.findall(r"^[A-Z][A-Z_0-9]+", objects.__doc__, re.M))
+    (tmp_path / resources.S3_CREDENTIALS).write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b%c\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / resources.S3_CREDENTIALS))
+    assert (objects._credentials()["access_key_id"], objects._credentials()["secret_access_key"]) == ("a", "b%c")
+
+
+def test_on_one_machine_a_bucket_is_a_directory(tmp_path):
+    wanted = spec(storage__pvc=None, storage__s3={"bucket": "policies", "prefix": "all"})
+    local = Settings("here", "here", storage_root=tmp_path.as_uri(), in_cluster=False)
+    assert resources.storage_uri(OWNER, wanted, local) == f"{tmp_path.as_uri()}/default/cartpole"
 
 
 def test_a_name_that_the_operator_makes_is_one_that_the_storage_takes(tmp_path):

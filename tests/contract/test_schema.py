@@ -55,6 +55,10 @@ def scaling(*edits: tuple[str, Any]) -> str:
     return text(("spec.serving.replicas", GONE), ("spec.serving.autoscaling", autoscaling), *edits)
 
 
+def in_a_bucket(s3: dict[str, Any]) -> str:
+    return text(("spec.storage.pvc", GONE), ("spec.storage.s3", s3))
+
+
 CONFIG = "spec.training.config"
 GOOD = {
     "the example": text(),
@@ -84,6 +88,15 @@ GOOD = {
     "the fewest revisions": text(("spec.storage.keepRevisions", 1)),
     "the most revisions": text(("spec.storage.keepRevisions", 50)),
     "a kept claim": text(("spec.storage.deletionPolicy", "Retain")),
+    "a warm start from what serves": text(("spec.training.warmStart", "Serving")),
+    "a warm start from a revision": text(("spec.training.warmStart", 3)),
+    "a cold start that says so": text(("spec.training.warmStart", "None")),
+    "a plateau": text(("spec.training.stop.plateauIterations", 50)),
+    "a bucket": in_a_bucket({"bucket": "policies"}),
+    "a bucket of another store": in_a_bucket(
+        {"bucket": "a.b-c", "prefix": "a/b", "endpoint": "http://10.0.0.1:9000", "region": "x", "secretName": "s", "pathStyle": True}
+    ),
+    "a bucket in the name of the host": in_a_bucket({"bucket": "abc", "endpoint": "https://s3.example", "pathStyle": False}),
     "adoption": adopting(),
     "no replicas named": text(("spec.serving.replicas", GONE)),
     "autoscaling": scaling(),
@@ -99,6 +112,7 @@ GOOD = {
     "no stop": text(("spec.training.stop", GONE)),
     "no config": text((CONFIG, GONE)),
     "an LSTM behind a filter": text((CONFIG, {"useLstm": True, "lstmCellSize": 1, "maxSeqLen": 1, "observationFilter": "MeanStd"})),
+    "schedules": text((CONFIG, {"lrEnd": 0, "entropyCoeff": 0.01, "entropyCoeffEnd": 0, "scheduleSteps": 5000})),
     "no filter": text((f"{CONFIG}.observationFilter", "None")),
     "an integer that is written as a fraction": text(("spec.training.seed", 1.0)),
     "an integer where a number is asked for": text((f"{CONFIG}.lr", 1)),
@@ -135,6 +149,17 @@ BAD = {
     "a null threshold": replaced("minReturn: 475", "minReturn: null"),
     "no storage": text(("spec.storage", GONE)),
     "no claim": text(("spec.storage.pvc", GONE)),
+    "a warm start from nowhere": text(("spec.training.warmStart", "Latest")),
+    "a warm start from revision 0": text(("spec.training.warmStart", 0)),
+    "a plateau of nothing": text(("spec.training.stop.plateauIterations", 0)),
+    "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),
+    "a bucket without a name": in_a_bucket({}),
+    "a bucket that is none": in_a_bucket({"bucket": "My_Bucket"}),
+    "a prefix that climbs": in_a_bucket({"bucket": "abc", "prefix": "../other"}),
+    "a prefix of nothing": in_a_bucket({"bucket": "abc", "prefix": ""}),
+    "an endpoint that is none": in_a_bucket({"bucket": "abc", "endpoint": "minio:9000"}),
+    "an endpoint with a password": in_a_bucket({"bucket": "abc", "endpoint": "http://me:secret@minio"}),
+    "a bucket in the name of an address": in_a_bucket({"bucket": "abc", "endpoint": "http://10.0.0.1", "pathStyle": False}),
     "no route": text(("spec.serving.route", GONE)),
     "no spec": text(("spec", GONE)),
     "neither id nor entry point": text(("spec.environment", {})),
@@ -325,7 +350,7 @@ def test_every_description_of_the_spec_is_a_sentence(path):
     assert description.endswith(".")
 
 
-NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and node["type"] in ("number", "integer")]
+NUMBERS = [path for path, node in FIELDS.items() if path.startswith(".spec") and node.get("type") in ("number", "integer")]
 
 
 @pytest.mark.parametrize("path", NUMBERS)

@@ -1,6 +1,7 @@
 """A Kubernetes API server in one process: the verbs and kinds that the operator uses, discovery, watches, and faults to order.
 
-It stores and tells; it decides nothing. Of server-side apply it does the merge (dictionaries deeply, lists whole), not the ownership.
+It stores and tells; it decides nothing. Of server-side apply it does the merge (dictionaries deeply, lists whole), not the ownership; a
+JSON merge patch takes away what it says is null besides.
 """
 
 from __future__ import annotations
@@ -65,6 +66,12 @@ class Kube:
     refuses_watches: bool = False
     is_namespaced: bool = False
     forbidden: set[str] = field(default_factory=set)
+    # Of each merge patch, who said to write; what pods have said; whom the API server takes the caller for, where it tells.
+    managers: list[str | None] = field(default_factory=list)
+    # The rights that the requests took: verb and resource.
+    rights: set[tuple[str, str]] = field(default_factory=set)
+    logs: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     # Orders.
@@ -123,22 +130,30 @@ class Kube:
 
     # The API.
 
-    def answer(self, method: str, path: str, query: dict[str, str], body: Document) -> Document:
+    def answer(self, method: str, path: str, query: dict[str, str], body: Document, *, is_merge: bool = False) -> Document | str:
         found = discovery(path)
         if found is not None:
             return found
+        if path == "/apis/authentication.k8s.io/v1/selfsubjectreviews" and self.user:
+            return {**body, "status": {"userInfo": {"username": self.user}}}
         match = _PATH.match(path)
         if match is None:
             raise Refused(404, "NotFound", path)
         plural, namespace, name, sub = match["plural"], match["namespace"] or "", match["name"], match["sub"]
         self.check_rights(path, plural)
+        verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
         with self.changed:
+            self.rights.add((verb, f"{plural}/{sub}" if sub else plural))
             if self.failing > 0:
                 self.failing, self.failed = self.failing - 1, self.failed + 1
                 raise Refused(500, "InternalError", "etcd has no leader")
             if plural not in KINDS:
                 raise Refused(404, "NotFound", plural)
             key = (plural, namespace, name)
+            if sub == "log":
+                if name not in self.logs:
+                    raise Refused(400, "BadRequest", f'container "{query["container"]}" in pod "{name}" is waiting to start')
+                return self.logs[name]
             if method == "GET":
                 return copy.deepcopy(self._found(key)) if name else self._list(plural, namespace, query)
             if method == "POST":
@@ -152,14 +167,17 @@ class Kube:
                 self.writes.append(("delete", plural, name))
                 self.remove(*key)
                 return {"kind": "Status", "status": "Success"}
-            return self._applied(key, sub, body)
+            if is_merge:
+                self._found(key)
+                self.managers.append(query.get("fieldManager"))
+            return self._applied(key, sub, body, is_merge=is_merge)
 
     def check_rights(self, path: str, plural: str = "") -> None:
         """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster; to what is `forbidden` none."""
         if plural in self.forbidden or (self.is_namespaced and "/namespaces/" not in path):
             raise Refused(403, "Forbidden", f"{path} is forbidden")
 
-    def _applied(self, key: tuple[str, str, str], sub: str | None, body: Document) -> Document:
+    def _applied(self, key: tuple[str, str, str], sub: str | None, body: Document, *, is_merge: bool = False) -> Document:
         plural, namespace, name = key
         live = self.objects.get(key)
         if sub == "status":
@@ -170,7 +188,7 @@ class Kube:
         elif live is None:
             after = body
         else:
-            after = _merged(live, body)
+            after = _without_null(_merged(live, body)) if is_merge else _merged(live, body)
         if after == live:
             return copy.deepcopy(after)
         self.writes.append(("status" if sub else "apply", plural, name))
@@ -244,6 +262,10 @@ def _merged(live: Any, applied: Any) -> Any:
     return copy.deepcopy(applied)
 
 
+def _without_null(merged: Any) -> Any:
+    return {key: _without_null(value) for key, value in merged.items() if value is not None} if isinstance(merged, dict) else merged
+
+
 def _selected(document: Document, query: dict[str, str]) -> bool:
     labels = document["metadata"].get("labels", {})
     for part in re.findall(r"[^,(]+(?:\([^)]*\))?", query.get("labelSelector", "")):
@@ -279,11 +301,12 @@ class _Handler(BaseHTTPRequestHandler):
             if query.get("watch") in ("true", "1", "True"):
                 self._watch(url.path, query)
                 return
-            code, answer = 200, self.kube.answer(self.command, url.path, query, json.loads(sent) if sent else {})
+            is_merge = self.headers.get("Content-Type") == "application/merge-patch+json"
+            code, answer = 200, self.kube.answer(self.command, url.path, query, json.loads(sent) if sent else {}, is_merge=is_merge)
         except Refused as refused:
             code, answer = refused.code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refused.code}
             answer |= {"reason": refused.reason, "message": refused.message}
-        body = json.dumps(answer).encode()
+        body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import kopf
 import pytest
-import yaml
-from fakes.kube import Kube, served
+from fakes.kube import Kube
 from fakes.world import document
-from kubernetes.config import kube_config
 
 from controller import handlers, names, reconcile, resources
 from controller.cluster import Cluster
 from controller.loop import KeyedQueue
-from controller.model import Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
+from controller.model import CandidateRow, Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
 
 DEADLINE_S = 45.0
 FASTER = 20
@@ -39,37 +35,11 @@ class Harbour(Cluster):
 
     def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
         policy = resources.served_policy(owner, ray_service["spec"].get("serveConfigV2", ""))
-        rows = tuple(ReplicaRow(str(index), policy["digest"] if policy else None) for index in range(spec.serving.replicas))
+        tried = resources.tried_policy(owner, ray_service["spec"].get("serveConfigV2", ""))
+        candidate = CandidateRow(tried["digest"], tried["mode"], tried["weight"], True) if tried else None
+        digest = policy["digest"] if policy else None
+        rows = tuple(ReplicaRow(str(index), digest, candidate=candidate) for index in range(spec.serving.replicas))
         return Replicas(len(rows), rows)
-
-
-@pytest.fixture
-def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
-    """An API server, and the kubeconfig that leads to it."""
-    found = Kube()
-    server = served(found)
-    cluster = {"server": f"http://127.0.0.1:{server.server_port}"}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "fake",
-        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-        "clusters": [{"name": "fake", "cluster": cluster}],
-        "users": [{"name": "fake", "user": {"token": "fake"}}],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    # Read once, when the module is imported.
-    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    # The client caches what it discovers in a file by the server's address.
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield found
-    found.drop_watches(gap=True)
-    server.shutdown()
-    server.server_close()
 
 
 class Running:

@@ -8,17 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
-from app import prune
+from app import objects, prune
 from app.errors import InputError, RetryableError
+from app.objects import ObjectPlace
 from app.report import Report
-from app.storage import Storage, write_aside
+from app.storage import Place, Storage, file_uri, open_storage, write_aside
 
 FIRST, SECOND = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
 
 
-def put(path: Path, content: Any) -> None:
-    write_aside(path, json.dumps(content).encode())
+def put(place: Place, content: Any) -> None:
+    write_aside(place, json.dumps(content).encode())
+
+
+@pytest.fixture(params=["a directory", "a bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """An empty storage of each kind; the bucket is one in memory, behind the same client."""
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_store", lambda bucket: store)
+    return open_storage(file_uri(tmp_path / "storage") if request.param == "a directory" else "s3://policies/all/default/cartpole")
 
 
 @pytest.fixture
@@ -29,6 +39,8 @@ def filled(storage: Storage) -> Storage:
         put(bundle / "policy.onnx", {})
         put(bundle / "manifest.json", {})
         put(storage.run(run) / "result.json", {"run": run, "digest": digest})
+        put(storage.run(run) / "attempts.json", {})
+        put(storage.run(run) / "weights.npz", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "run.json", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "algorithm" / "state", {})
         put(storage.evaluation(f"of-{run}"), {"digest": digest})
@@ -42,6 +54,8 @@ def pruned(storage: Storage, *digests: str) -> dict[str, Any]:
 
 
 def files(storage: Storage) -> set[str]:
+    if isinstance(storage.path, ObjectPlace):
+        return set(storage.path.below())
     return {path.relative_to(storage.path).as_posix() for path in storage.path.rglob("*") if path.is_file()}
 
 
@@ -73,16 +87,31 @@ def test_what_was_stopped_half_way_is_found_again(filled, monkeypatch):
         whole(place, seal)
 
     whole = prune._remove_whole
-    monkeypatch.setattr(prune, "_remove_whole", stopping)
-    with pytest.raises(RetryableError, match="Input/output error"):
-        pruned(filled, FIRST)
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr(prune, "_remove_whole", stopping)
+        with pytest.raises(RetryableError, match="Input/output error"):
+            pruned(filled, FIRST)
+    assert pruned(filled, FIRST)["runs"] == 1
+    assert not any("r1" in path for path in files(filled))
+
+
+def test_a_run_tells_its_digest_until_its_weights_are_gone(filled, monkeypatch):
+    def failing(directory: Place, name: str) -> None:
+        if name == "weights.npz":
+            raise OSError(5, "Input/output error", name)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(prune, "remove_file", failing)
+        with pytest.raises(RetryableError, match="Input/output error"):
+            pruned(filled, FIRST)
+    assert "runs/r1/result.json" in files(filled)
     assert pruned(filled, FIRST)["runs"] == 1
     assert not any("r1" in path for path in files(filled))
 
 
 def test_what_cannot_be_removed_is_a_failure_that_a_later_try_may_not_meet(filled, monkeypatch):
     monkeypatch.setattr("app.storage.shutil.rmtree", lambda place, ignore_errors: None)
+    monkeypatch.setattr(ObjectPlace, "remove", lambda place, keys: None)
     with pytest.raises(RetryableError, match="not everything could be removed"):
         pruned(filled, FIRST)
 
@@ -100,6 +129,7 @@ def test_nothing_handed_is_refused(filled):
         pruned(filled)
 
 
+@pytest.mark.parametrize("storage", ["a directory"], indirect=True)
 def test_the_program_says_its_result_as_the_last_line(said, filled):
     done = said("app.prune", "--storage", filled.uri, "--delete", FIRST, SECOND)
     assert (done.code, done.last) == (0, {"result": {"pruned": 2, "evaluations": 3, "runs": 2}})

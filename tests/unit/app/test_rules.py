@@ -1,14 +1,12 @@
-"""Settings, stop criteria, checkpoints and storage: pure rules as tables."""
+"""Settings, stop criteria and storage: pure rules as tables."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.checkpoints import RunState, restored_state, write_checkpoint
 from app.errors import InputError
 from app.settings import SETTINGS, Settings, parsed_settings
-from app.stop import Point, Stop, next_point, parsed_stop
+from app.stop import RECENT_EPISODES, Point, Stop, next_point, parsed_stop
 from app.storage import open_storage
 
 
@@ -49,6 +47,9 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
         ("useLstm", "no"),
         ("lstmCellSize", 0),
         ("maxSeqLen", 1.5),
+        ("lrEnd", -0.1),
+        ("entropyCoeffEnd", "0"),
+        ("scheduleSteps", 0),
         ("learningRate", 0.1),
     ],
 )
@@ -61,6 +62,11 @@ def test_the_settings_of_an_lstm_enter_the_model_only_where_one_is_asked_for() -
     assert "lstm_cell_size" not in parsed_settings({"lstmCellSize": 8}).model_config()
     model = parsed_settings({"useLstm": True, "lstmCellSize": 8}).model_config()
     assert (model["use_lstm"], model["lstm_cell_size"], model["max_seq_len"]) == (True, 8, 20)
+
+
+def test_a_setting_with_an_end_goes_there_in_a_straight_line_and_the_others_stay() -> None:
+    asked = parsed_settings({"lr": 0.01, "lrEnd": 0, "entropyCoeff": 0.1, "scheduleSteps": 5000}).training_arguments()
+    assert (asked["lr"], asked["entropy_coeff"]) == ([[0, 0.01], [5000, 0.0]], 0.1)
 
 
 def test_an_integer_may_come_as_a_whole_float() -> None:
@@ -96,7 +102,7 @@ def _curve(*iterations: tuple[int, float]) -> list[Point]:
 )
 def test_progress_is_the_largest_share_of_any_criterion(stop: Stop, curve: list[Point], percent: float) -> None:
     assert stop.progress_percent(curve, 5.0) == pytest.approx(percent)
-    assert stop.is_met(curve, 5.0) == (percent == 100)
+    assert (stop.reached(curve, 5.0) is not None) == (percent == 100)
 
 
 def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
@@ -105,46 +111,21 @@ def test_the_mean_return_reaches_back_over_at_least_twenty_episodes() -> None:
     assert _curve((0, 0.0))[-1].episode_return_mean is None
 
 
-def _state(iteration: int) -> RunState:
-    return RunState([Point(iteration, 100 * iteration, 1, 2.0, 2.0)], 1.5)
-
-
-def _save(content: str) -> Any:
-    def save(directory: Path) -> None:
-        directory.mkdir()
-        (directory / "weights").write_text(content)
-
-    return save
-
-
-def test_the_newest_two_checkpoints_are_kept_and_the_newest_is_restored(tmp_path: Path) -> None:
-    for iteration in (9, 10, 11):
-        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
-    restored: list[str] = []
-    state = restored_state(tmp_path, lambda directory: restored.append((directory / "weights").read_text()))
-    assert (state, restored) == (_state(11), ["11"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000011"]
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    for iteration in (1, 2):
-        write_checkpoint(tmp_path, _state(iteration), _save(str(iteration)))
-    (tmp_path / ".00000003.partial").mkdir()
-    (tmp_path / "00000002" / "algorithm" / "weights").unlink()
-    assert restored_state(tmp_path, lambda directory: (directory / "weights").read_text() and None) == _state(1)
-
-
-def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
-    def failing(directory: Path) -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_checkpoint(tmp_path, _state(1), failing)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("uri", ["/storage", "s3://bucket/x", "file://host/x", "file:///a/../b", "file:relative"])
-def test_only_absolute_file_uris_are_storage(uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/storage",
+        "s3://bucket",
+        "s3:///x",
+        "s3://bucket/a/../b",
+        "s3://b/x?versionId=1",
+        "gs://b/x",
+        "file://host/x",
+        "file:///a/../b",
+        "file:a",
+    ],
+)
+def test_only_absolute_file_uris_and_paths_in_buckets_are_storage(uri: str) -> None:
     with pytest.raises(InputError, match="file:///"):
         open_storage(uri)
 
@@ -153,3 +134,35 @@ def test_only_absolute_file_uris_are_storage(uri: str) -> None:
 def test_names_of_runs_cannot_leave_their_directory(name: str) -> None:
     with pytest.raises(InputError):
         open_storage("file:///storage/x").run(name)
+
+
+RISES_THEN_RESTS = [10.0] * 3 + [20.0] * 4 + [15.0, 20.0]
+
+
+@pytest.mark.parametrize(("iterations", "is_met"), [(5, True), (6, False)])
+def test_a_plateau_is_counted_from_the_highest_mean_on(iterations: int, is_met: bool) -> None:
+    curve = _curve(*[(RECENT_EPISODES, mean) for mean in RISES_THEN_RESTS])
+    stop = Stop(plateau_iterations=iterations, iterations=1000)
+    assert stop.reached(curve, 0.0) == ("plateauIterations" if is_met else None)
+    assert stop.progress_percent(curve, 0.0) == pytest.approx(100 if is_met else 0.9)
+
+
+def test_a_few_lucky_episodes_at_the_start_make_no_plateau() -> None:
+    curve = _curve((1, 500.0), *[(1, 10.0)] * (RECENT_EPISODES - 2))
+    assert Stop(plateau_iterations=3).reached(curve, 0.0) is None
+
+
+def test_the_criterion_that_ends_a_training_is_named() -> None:
+    curve = _curve(*[(RECENT_EPISODES, 100.0)] * 3)
+    assert Stop(episode_return_mean=100, iterations=3).reached(curve, 5.0) == "episodeReturnMean"
+    assert Stop(episode_return_mean=101, iterations=3).reached(curve, 5.0) == "iterations"
+    assert Stop(time_s=5, iterations=4).reached(curve, 5.0) == "timeSeconds"
+    assert Stop(iterations=1).reached([], 5.0) is None
+
+
+def test_the_spread_is_that_of_the_returns_that_the_mean_is_of() -> None:
+    curve = [next_point([], 100, 15, 15 * 9.0, 15 * 9.0**2)]
+    curve.append(next_point(curve, 200, 15, 15 * 11.0, 15 * 11.0**2))
+    assert (curve[-1].episode_return_mean, curve[-1].episode_return_std) == (10.0, 1.0)
+    assert next_point([], 100, 3, 0.3, 0.03).episode_return_std == pytest.approx(0, abs=1e-6)
+    assert next_point([], 100, 0, 0.0).episode_return_std is None

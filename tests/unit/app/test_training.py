@@ -89,9 +89,51 @@ def test_continuous_actions_stay_within_their_bounds(storage: Storage, trained: 
     assert np.abs(actions).max() <= 2
 
 
+def test_settings_that_change_on_the_way_are_trained_with(storage: Storage, trained: Callable[..., Any]) -> None:
+    config = {"lr": 0.01, "lrEnd": 0.001, "entropyCoeff": 0.01, "entropyCoeffEnd": 0, "scheduleSteps": 500}
+    sizes = {"trainBatchSize": 256, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
+    done = trained(storage, {"id": "Pendulum-v1"}, "--config", json.dumps({**config, **sizes}))
+    assert done.code == 0, done.stderr
+    assert done.last["result"]["stoppedBy"] == "iterations"
+
+
 def test_a_diverged_training_ends_for_good(storage: Storage, trained: Callable[..., Any]) -> None:
     done = trained(storage, {"entryPoint": "worlds:Explosive"})
     assert (done.code, done.last["error"]["reason"]) == (2, "TrainingDiverged"), done.stderr
+
+
+def begun_with(training: Any, trained: Callable[..., Any], environment: dict[str, Any], *more: str, run: str = "warm") -> Any:
+    """A training of another run that begins with what a finished one has learnt."""
+    start = json.dumps({"run": "r1", "digest": training.said.last["result"]["digest"]})
+    return trained(training.storage, environment, "--run", run, "--warm-start", start, *more)
+
+
+def test_a_warm_start_begins_with_the_weights_of_the_other_run(cartpole: Any, trained: Callable[..., Any]) -> None:
+    tiny = '{"trainBatchSize": 256, "minibatchSize": 128, "numEpochs": 1, "numEnvs": 4, "lr": 1e-12}'
+    done = begun_with(cartpole, trained, {"id": "CartPole-v1"}, "--config", tiny, "--stop", '{"iterations": 1}')
+    assert done.code == 0, done.stderr
+    digests = [said.last["result"]["digest"] for said in (cartpole.said, done)]
+    first, second = (loaded_policy(cartpole.storage.bundles() / digest.removeprefix("sha256:"), digest) for digest in digests)
+    seen = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    # So small a learning rate leaves them as they were.
+    assert np.allclose(first.decide((seen,)).action_dist_inputs, second.decide((seen,)).action_dist_inputs, atol=1e-5)
+    assert second.manifest["parent"] == first.digest
+
+
+@pytest.mark.parametrize(
+    ("environment", "config", "named"),
+    [
+        ({"id": "Acrobot-v1"}, {}, "the observation space"),
+        ({"id": "CartPole-v1"}, {"fcnetHiddens": [8]}, "fcnet_hiddens is [8] here and [64, 64]"),
+        ({"id": "CartPole-v1"}, {"observationFilter": "MeanStd"}, "observation_filter is MeanStd here and None"),
+    ],
+)
+def test_a_warm_start_that_does_not_fit_is_refused_before_ray_starts(
+    cartpole: Any, trained: Callable[..., Any], environment: dict[str, Any], config: dict[str, Any], named: str
+) -> None:
+    done = begun_with(cartpole, trained, environment, "--config", json.dumps(config), run="refused")
+    assert (done.code, done.last["error"]["reason"]) == (2, "WarmStartImpossible"), done.stderr
+    assert named in done.last["error"]["message"]
 
 
 @pytest.mark.parametrize(

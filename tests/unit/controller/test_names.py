@@ -23,6 +23,8 @@ NOT_OF_THE_RUN = {
     "an Ingress that goes": {"serving__ingress": None},
     "the deletion policy": {"storage__deletionPolicy": "Retain"},
     "the storage class": {"storage__pvc": {"size": "1Gi", "storageClassName": "fast"}},
+    "a bucket": {"storage__pvc": None, "storage__s3": {"bucket": "policies", "prefix": "all"}},
+    "a cold start that says so": {"training__warmStart": "None"},
     "a pause": {"paused": True},
     "pull secrets": {"imagePullSecrets": [{"name": "registry"}]},
     "the backoff limit": {"training__backoffLimit": 7},
@@ -38,6 +40,7 @@ OF_THE_RUN = {
     "a stop criterion": {"training__stop": {"iterations": 3}},
     "workers": {"training__workers": 1},
     "the seed": {"training__seed": 1},
+    "a warm start": {"training__warmStart": "Serving"},
 }
 
 

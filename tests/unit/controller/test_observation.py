@@ -463,7 +463,11 @@ def test_replicas_say_what_they_serve_and_what_they_refuse():
         ],
     }
     assert observation.replicas(report) == Replicas(
-        2, (ReplicaRow("a", "sha256:ab"), ReplicaRow("b", None, "sha256:cd", Problem("DigestMismatch", "bad")))
+        2,
+        (
+            ReplicaRow("a", "sha256:ab", can_try=False),
+            ReplicaRow("b", None, "sha256:cd", Problem("DigestMismatch", "bad"), can_try=False),
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -485,6 +486,8 @@ def test_a_rollout_that_could_not_be_watched_for_a_moment_is_told_when_it_is_don
     assert during.candidate is not None
     assert (during.phase, during.condition("Progressing").reason) == ("RollingOut", "RollingOut")
     world.write(during)
+    while world.status["candidate"]["weight"] < 100:
+        world.get_on()
     world.kuberay()
     for _ in range(3):
         world.load()
@@ -772,6 +775,40 @@ def test_progress_of_the_running_training_is_told():
     assert planned.status.training.progress == progress
     assert planned.status.training.attempt == 2
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
+
+
+def argument_of_the_training(seen: Observed, flag: str) -> str | None:
+    (job,) = (action.manifest for action in plan(seen).actions if said(action) == "Create train")
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    return arguments[arguments.index(flag) + 1] if flag in arguments else None
+
+
+def test_a_cold_start_is_told_nothing_to_begin_with():
+    assert argument_of_the_training(edited(training__seed=1).observe(), "--warm-start") is None
+
+
+@pytest.mark.parametrize("warm_start", ["Serving", 1, "1"])
+def test_a_warm_start_begins_with_the_revision_that_is_named(warm_start):
+    seen = edited(training__warmStart=warm_start).observe()
+    (first,) = seen.status.revisions
+    assert json.loads(argument_of_the_training(seen, "--warm-start")) == {"run": first.run, "digest": first.digest}
+
+
+def test_a_warm_start_from_what_serves_is_a_cold_one_while_nothing_does():
+    assert argument_of_the_training(fresh(training__warmStart="Serving"), "--warm-start") is None
+
+
+def test_a_warm_start_from_a_revision_that_is_not_known_is_a_problem_and_trains_nothing():
+    planned = plan(edited(training__warmStart=7).observe())
+    assert "Create train" not in does(planned)
+    assert planned.status.condition("Trained").reason == "RevisionUnknown"
+    assert "there are: 1" in planned.status.condition("Trained").message
+    assert planned.status.condition("Available").status == "True"
+
+
+def test_a_bucket_needs_no_claim():
+    planned = plan(fresh(storage__pvc=None, storage__s3={"bucket": "policies", "prefix": "all"}))
+    assert does(planned) == ["Create train", "Apply RayService", "rollout", "Apply Ingress"]
 
 
 def affinity_of_the_training(seen: Observed) -> Any:

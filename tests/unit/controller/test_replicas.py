@@ -48,7 +48,7 @@ def asked(url: str, has_endpoint: bool, timeout_s: float = 5.0) -> Replicas | Un
 
 
 def test_what_the_replicas_say_is_told(answering):
-    assert asked(answering(200, REPORT), True) == Replicas(1, (ReplicaRow("a", "sha256:ab"),))
+    assert asked(answering(200, REPORT), True) == Replicas(1, (ReplicaRow("a", "sha256:ab", can_try=False),))
 
 
 BAD = {

@@ -57,15 +57,23 @@ FULL: dict[str, Any] = {
 }
 
 
+S3 = {"bucket": "policies", "prefix": "all", "endpoint": "http://minio.minio.svc:9000", "region": "eu-central-1", "secretName": "keys"}
+IN_A_BUCKET: dict[str, Any] = {"storage__pvc": None, "storage__s3": {**S3, "pathStyle": True}}
+
+
 def manifests() -> dict[str, Any]:
     """Every golden file, by its name."""
-    example, full = spec(), spec(**FULL)
+    example, full, in_a_bucket = spec(), spec(**FULL), spec(**IN_A_BUCKET)
     return {
         "training-job.yaml": resources.training_job(OWNER, example, SETTINGS, IMAGES),
         "training-job-full.yaml": resources.training_job(OWNER, full, SETTINGS, IMAGES),
         "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK),
         "prune-job.yaml": resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest, "sha256:" + "cd" * 32]),
         "prune-job-full.yaml": resources.prune_job(OWNER, full, SETTINGS, [REVISION.digest]),
+        "training-job-s3.yaml": resources.training_job(OWNER, in_a_bucket, SETTINGS, IMAGES),
+        "evaluation-job-s3.yaml": resources.evaluation_job(OWNER, in_a_bucket, SETTINGS, IMAGES, REVISION, LOOK),
+        "prune-job-s3.yaml": resources.prune_job(OWNER, in_a_bucket, SETTINGS, [REVISION.digest]),
+        "ray-service-s3.yaml": resources.ray_service(OWNER, in_a_bucket, IMAGES),
         "claim.yaml": resources.claim(OWNER, example),
         "claim-full.yaml": resources.claim(OWNER, full),
         "ingress.yaml": resources.ingress(OWNER, example),
@@ -409,6 +417,33 @@ def test_a_field_that_is_no_longer_asked_for_shows_as_a_change(built, before, af
     live = built(OWNER, spec(**before))
     assert resources.is_covered(built(OWNER, spec(**before)), live)
     assert not resources.is_covered(built(OWNER, spec(**after)), live)
+
+
+def in_a_bucket(**changes: Any) -> Spec:
+    return spec(storage__pvc=None, storage__s3={"bucket": "policies", "prefix": "all", **changes})
+
+
+def test_pods_that_use_a_bucket_have_no_claim_and_go_to_any_node():
+    pods = [
+        resources.training_job(OWNER, in_a_bucket(), SETTINGS, IMAGES)["spec"]["template"]["spec"],
+        resources.ray_service(OWNER, in_a_bucket(), IMAGES)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"],
+    ]
+    assert all("affinity" not in pod for pod in pods)
+    assert [[volume["name"] for volume in pod["volumes"]] for pod in pods] == [["tmp", "shm"], ["tmp"]]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"endpoint": "http://a"}, {"region": "b"}, {"secretName": "c"}, {"pathStyle": False}],
+    ids=["endpoint", "region", "keys", "path"],
+)
+def test_how_a_bucket_is_reached_shapes_the_cluster_and_the_job_and_where_in_it_does_not(more):
+    one, other, elsewhere = in_a_bucket(), in_a_bucket(**more), in_a_bucket(prefix="other")
+    for hash_ in (resources.serving_hash, resources.job_hash):
+        assert hash_(one) == hash_(elsewhere)
+        assert hash_(one) != hash_(other)
+    assert one.run == other.run == spec().run
+    assert resources.storage_uri(OWNER, one, SETTINGS) == "s3://policies/all/default/cartpole"
 
 
 def test_no_value_of_a_secret_is_in_a_manifest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +74,48 @@ def test_a_pinned_revision_stays_and_what_was_served_before_goes():
     world.settle()
     assert kept(world) == [1, 3]
     assert world.served[-1] == world.status["revisions"][0]["digest"]
+
+
+def test_what_a_training_begins_with_stays_as_long_as_the_spec_names_it():
+    world = trained(0, 2)
+    world.edit(training__seed=6, training__warmStart=1, storage__keepRevisions=1)
+    world.settle()
+    assert kept(world) == [1, 3]
+    world.edit(training__seed=6, storage__keepRevisions=1)
+    world.settle()
+    assert kept(world) == [4]
+
+
+@pytest.mark.parametrize("retention", ["Pruning", "Pruned"])
+def test_nothing_is_trained_from_what_was_pruned(retention):
+    world = trained(0, 2)
+    world.edit(training__seed=6, training__warmStart=1)
+    seen = world.observe()
+    first, second = seen.status.revisions
+    gone = replace(seen.status, revisions=(replace(first, retention=retention), second))
+    planned = plan(replace(seen, jobs=(), status=gone))
+    message = planned.status.condition("Trained").message
+    assert planned.status.condition("Degraded").reason == "RevisionPruned"
+    assert ("revision 1 was pruned" in message, message.endswith("there are: 2")) == (True, True)
+    assert not [action for action in planned.actions if isinstance(action, Create) and "-train-" in action.name]
+
+
+def test_what_serves_is_begun_with_and_not_a_record_of_the_same_digest_that_was_pruned():
+    world = trained(0, 2)
+    world.edit(training__seed=6, training__warmStart="Serving")
+    seen = world.observe()
+    second = seen.status.revisions[-1]
+    record = replace(second, number=3, run="another", retention="Pruned")
+    planned = plan(replace(seen, jobs=(), status=replace(seen.status, revisions=(*seen.status.revisions, record))))
+    (job,) = [action.manifest for action in planned.actions if isinstance(action, Create)]
+    words = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert json.loads(words[words.index("--warm-start") + 1]) == {"run": second.run, "digest": second.digest}
+
+
+def test_what_lies_in_a_bucket_goes_as_what_lies_in_a_claim_does():
+    world = trained(*SEEDS[:3], storage__pvc=None, storage__s3={"bucket": "policies", "prefix": "all"}, storage__keepRevisions=1)
+    assert (kept(world), world.claim) == ([3], None)
+    assert {revision["digest"] for revision in world.status["revisions"] if "retention" in revision} == world.lost
 
 
 def test_the_policy_of_the_spec_stays_though_a_newer_one_serves():

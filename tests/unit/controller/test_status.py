@@ -37,7 +37,7 @@ FULL = Status(
         Condition("Ready", "False", "Training", "at work", LONG_AGO, 3),
         Condition("Available", "True", "PolicyAnswers", "", LONG_AGO, 3),
     ),
-    training=TrainingStatus("cartpole-train-1", "1", 2, LONG_AGO, Progress(3, 3072, 61.2, 12.5, 40.0)),
+    training=TrainingStatus("cartpole-train-1", "1", 2, LONG_AGO, Progress(3, 3072, 61.2, 12.5, 40.0, 5.5, 2000.0)),
     serving=ServingStatus("sha256:ab", 1, 480.0, 2, 3, "file:///b"),
     undone_switch=UndoneSwitch("ab", "ProgressDeadlineExceeded", "the image cannot be pulled", 1),
     candidate=CandidateStatus(2, "sha256:cd", "Canary", 10, 1, 1, 2, "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"),

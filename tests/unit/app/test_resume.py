@@ -1,0 +1,215 @@
+"""A run that is killed goes on from its last checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.stop import next_point
+from app.storage import Storage
+
+REPOSITORY = Path(__file__).parents[3]
+ITERATIONS, CHECKPOINT_EVERY, BATCH = 40, 5, 256
+
+
+def curve(iterations: int) -> list[Any]:
+    points: list[Any] = []
+    for iteration in range(1, iterations + 1):
+        points.append(next_point(points, 100 * iteration, 1, 10.0))
+    return points
+
+
+def written(directory: Path, iterations: int, content: str | None = None) -> Path:
+    """A checkpoint whose algorithm is a file with some content."""
+
+    def save(algorithm: Path) -> None:
+        (algorithm / "learner").mkdir(parents=True)
+        (algorithm / "learner" / "weights.pkl").write_text(content or str(iterations))
+
+    write_checkpoint(directory, RunState(curve(iterations), iterations / 10), save)
+    return directory / f"{iterations:08d}"
+
+
+def read(directory: Path, unreadable: str = "") -> tuple[RunState | None, list[str]]:
+    """What is restored, and what the algorithm was given for it."""
+    given: list[str] = []
+
+    def restore(algorithm: Path) -> None:
+        content = (algorithm / "learner" / "weights.pkl").read_text()
+        if content == unreadable:
+            raise ModuleNotFoundError("another version")
+        given.append(content)
+
+    return restored_state(directory, restore), given
+
+
+def test_the_newest_checkpoint_is_the_one_to_go_on_from(tmp_path: Path) -> None:
+    for iterations in (5, 10, 15):
+        written(tmp_path, iterations)
+    assert read(tmp_path) == (RunState(curve(15), 1.5), ["15"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000015"]
+
+
+def cut_short(checkpoint: Path) -> None:
+    (checkpoint / "algorithm/learner/weights.pkl").write_text("")
+
+
+def with_a_file_less(checkpoint: Path) -> None:
+    (checkpoint / "algorithm/learner/weights.pkl").unlink()
+
+
+def without_its_state(checkpoint: Path) -> None:
+    (checkpoint / "run.json").unlink()
+
+
+def with_half_of_its_state(checkpoint: Path) -> None:
+    text = (checkpoint / "run.json").read_text()
+    (checkpoint / "run.json").write_text(text[: len(text) // 2])
+
+
+def with_the_state_of_another_version(checkpoint: Path) -> None:
+    content = json.loads((checkpoint / "run.json").read_text())
+    (checkpoint / "run.json").write_text(json.dumps({**content, "curve": [{"other": 1}]}))
+
+
+@pytest.mark.parametrize(
+    "torn", [cut_short, with_a_file_less, without_its_state, with_half_of_its_state, with_the_state_of_another_version]
+)
+def test_a_torn_checkpoint_is_never_read_and_the_older_one_is_the_way_on(tmp_path: Path, torn: Callable[[Path], None]) -> None:
+    written(tmp_path, 5)
+    torn(written(tmp_path, 10))
+    assert read(tmp_path) == (RunState(curve(5), 0.5), ["5"])
+
+
+def test_a_checkpoint_that_the_algorithm_cannot_take_is_passed_over(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+    written(tmp_path, 10)
+    assert read(tmp_path, unreadable="10") == (RunState(curve(5), 0.5), ["5"])
+
+
+def test_a_run_that_comes_by_a_torn_checkpoint_again_writes_it_anew(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+    cut_short(written(tmp_path, 10))
+    read(tmp_path)
+    written(tmp_path, 10, "again")
+    assert read(tmp_path) == (RunState(curve(10), 1.0), ["again"])
+
+
+def test_what_was_not_renamed_is_no_checkpoint(tmp_path: Path) -> None:
+    written(tmp_path, 5).rename(tmp_path / ".00000005.partial")
+    assert read(tmp_path) == (None, [])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+
+    def fail(algorithm: Path) -> None:
+        algorithm.mkdir()
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_checkpoint(tmp_path, RunState(curve(10), 1.0), fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
+
+
+def test_attempts_are_counted_and_their_time_is_known_to_the_next(tmp_path: Path) -> None:
+    assert known_attempts(tmp_path) == Attempts(0, 0.0)
+    write_attempts(tmp_path, Attempts(3, 12.5))
+    assert known_attempts(tmp_path) == Attempts(3, 12.5)
+    (tmp_path / "attempts.json").write_text("{")
+    assert known_attempts(tmp_path) == Attempts(0, 0.0)
+
+
+class Attempt:
+    """`python -m app.train` in a group of its own, that can be killed at an iteration."""
+
+    def __init__(self, storage: Storage, *more: str) -> None:
+        flags = ["--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--checkpoint-every", "5"]
+        config = json.dumps({"trainBatchSize": BATCH, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4})
+        command = [sys.executable, "-m", "app.train", *flags, "--config", config, *more]
+        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        self._process = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.lines: list[dict[str, Any]] = []
+
+    def read_to(self, iteration: int) -> None:
+        """Reads what it says up to an iteration."""
+        while self._read() and self.lines[-1]["progress"]["iteration"] < iteration:
+            pass
+
+    def killed(self, number: int) -> int:
+        """Sends a signal and gives the exit code, with all that it said until then read."""
+        self._process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """The exit code, once it ends."""
+        with self._process:
+            while self._read():
+                pass
+        return self._process.wait(60)
+
+    def _read(self) -> bool:
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        if line.endswith("\n"):
+            self.lines.append(json.loads(line))
+        return line.endswith("\n")
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        return [line["progress"] for line in self.lines if "progress" in line]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_three_times_ends_as_one(storage: Storage, number: int) -> None:
+    stop = ("--stop", json.dumps({"iterations": ITERATIONS}))
+    done = 0
+    for at in (0.30, 0.60, 0.95):
+        attempt = Attempt(storage, *stop)
+        attempt.read_to(round(at * ITERATIONS))
+        began = time.monotonic()
+        code = attempt.killed(number)
+        assert (code, time.monotonic() - began < 30) == (-9 if number == signal.SIGKILL else 128 + 15, True)
+        lost = done - (attempt.points[0]["iteration"] - 1)
+        # Ended with a word nothing is lost; killed, at most what came after the last checkpoint, and a checkpoint that was being written.
+        assert 0 <= lost <= (0 if number == signal.SIGTERM else CHECKPOINT_EVERY)
+        assert [point["iteration"] for point in attempt.points] == list(range(done - lost + 1, done - lost + 1 + len(attempt.points)))
+        done = attempt.points[-1]["iteration"]
+    last = Attempt(storage, *stop)
+    assert last.ended() == 0
+    result = last.lines[-1]["result"]
+    assert (result["iteration"], result["attempts"]) == (ITERATIONS, 4)
+    (bundle,) = storage.bundles().iterdir()
+    found = json.loads((bundle / "manifest.json").read_bytes())["curve"]
+    assert [point[0] for point in found] == list(range(1, ITERATIONS + 1))
+    steps = [point[1] for point in found]
+    # Vector environments step together, and the first step of an episode is a reset.
+    assert all(BATCH <= after - before <= 2 * BATCH for before, after in zip([0, *steps], steps, strict=False))
+
+
+@pytest.mark.full
+def test_the_time_of_all_attempts_counts(storage: Storage) -> None:
+    stop = ("--stop", '{"timeSeconds": 8}')
+    attempt = Attempt(storage, *stop)
+    attempt.read_to(20)
+    assert attempt.killed(signal.SIGTERM) == 128 + 15
+    spent_s = known_attempts(storage.run("r1")).time_s
+    last = Attempt(storage, *stop)
+    began = 0.0
+    last.read_to(1)
+    began = time.monotonic()
+    assert last.ended() == 0
+    assert 0 < spent_s < 8
+    assert last.points[-1]["progressPercent"] == 100
+    assert last.points[0]["progressPercent"] >= 100 * spent_s / 8
+    assert time.monotonic() - began < 8 - spent_s + 15
