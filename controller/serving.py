@@ -23,7 +23,7 @@ from controller.model import (
     Unknown,
 )
 from controller.rollout import Rollout
-from controller.steps import Step, short
+from controller.steps import Step, is_switching, short
 
 
 def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None:
@@ -76,7 +76,7 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
             (Apply(resources.ray_service(owner, spec, images)),),
             under_way="RollingOut",
         )
-    if rollout.is_switching(observed):
+    if is_switching(observed):
         # The serving cluster gets no new serveConfigV2 now (KubeRay), so a change of policy waits for the switch.
         why = f": {live.problem.message}" if live.problem else ""
         return _unready(

@@ -33,6 +33,15 @@ def outdated_message(job: JobState) -> str:
     return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
 
 
+def is_switching(observed: Observed) -> bool:
+    """Whether KubeRay has, or gets, another cluster to build: the one that serves is told nothing new before they have switched."""
+    spec, live = observed.spec, observed.ray_service
+    if live is None:
+        return False
+    has_old_pods = live.hash != resources.serving_hash(spec) or live.pods_hash not in (None, live.hash)
+    return live.switching or (spec.serving.ray_service is None and has_old_pods)
+
+
 def short(digest: str) -> str:
     """A digest for people."""
     return digest[:19]
