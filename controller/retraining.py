@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from controller import history, names
 from controller.model import Event, Observed, Revision, Trigger
+from controller.switching import is_switching
 
 
 def trigger(observed: Observed) -> Trigger | None:
@@ -53,14 +54,21 @@ def is_due(candidate: Revision, observed: Observed) -> bool:
 
 def handled(observed: Observed) -> dict[str, str]:
     """The last request of each verb that was seen to, with those that this plan sees to."""
-    new = {verb: asked.id for verb in names.REQUESTS for asked in [observed.request(verb)] if asked}
+    new = {verb: asked.id for verb in _seen_to(observed) for asked in [observed.request(verb)] if asked}
     return {**observed.status.last_handled_requests, **new}
 
 
 def events(observed: Observed, recorded: tuple[Revision, ...]) -> tuple[Event, ...]:
     """What is told of requests that this plan sees to."""
-    found = (_event(verb, observed, recorded) for verb in names.REQUESTS if observed.request(verb))
+    found = (_event(verb, observed, recorded) for verb in _seen_to(observed) if observed.request(verb))
     return tuple(event for event in found if event)
+
+
+def _seen_to(observed: Observed) -> tuple[str, ...]:
+    """The verbs that are seen to now: while KubeRay switches clusters nothing is rolled out, so what is asked of a rollout waits."""
+    if is_switching(observed):
+        return tuple(verb for verb in names.REQUESTS if verb not in (names.PROMOTE, names.ABORT))
+    return names.REQUESTS
 
 
 def _event(verb: str, observed: Observed, recorded: tuple[Revision, ...]) -> Event | None:

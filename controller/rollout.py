@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from controller import analysis, names, resources, switching
+from controller import analysis, names, resources
 from controller import status as statuses
 from controller.model import (
     CandidateRow,
@@ -29,6 +29,7 @@ from controller.model import (
     RolloutSpec,
 )
 from controller.steps import short
+from controller.switching import is_switching
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,6 @@ def previous(observed: Observed, recorded: tuple[Revision, ...], wanted: Revisio
     return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
 
 
-def is_switching(observed: Observed) -> bool:
-    """Whether KubeRay has, or gets, another cluster to build: the one that serves is told nothing new before they have switched."""
-    spec, live = observed.spec, observed.ray_service
-    if live is None:
-        return False
-    has_old_pods = live.hash != switching.wanted_hash(observed) or live.pods_hash not in (None, live.hash)
-    return live.switching or (spec.serving.ray_service is None and has_old_pods)
-
-
 def tried(observed: Observed) -> Json | None:
     """The candidate that the RayService is told to try."""
     return resources.tried_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
@@ -160,6 +152,8 @@ def recorded_end(recorded: tuple[Revision, ...], rollout: Rollout) -> tuple[Revi
 def events(observed: Observed, rollout: Rollout) -> tuple[Event, ...]:
     """What is told of a rollout: each step once, and its end."""
     before, now = observed.status.candidate, rollout.progress
+    if is_switching(observed):
+        return ()
     asked = [request for verb in (names.PROMOTE, names.ABORT) for request in [observed.request(verb)] if request and not request.problem]
     if rollout.end and rollout.wanted and rollout.wanted.rollout != rollout.end:
         # That a revision stays back is told by Degraded.

@@ -97,7 +97,7 @@ def _served(observed: Observed, images: Images, wanted: Rollout) -> Step:
             (Apply(resources.ray_service(owner, spec, images)),),
             under_way="RollingOut",
         )
-    if rollout.is_switching(observed):
+    if switching.is_switching(observed):
         # The serving cluster gets no new serveConfigV2 now (KubeRay), so a change of policy waits for the switch.
         why = f": {live.problem.message}" if live.problem else ""
         return _unready(

@@ -29,6 +29,15 @@ def wanted_hash(observed: Observed) -> str | None:
     return live.hash if live and undone and undone.hash == asked else asked
 
 
+def is_switching(observed: Observed) -> bool:
+    """Whether KubeRay has, or gets, another cluster to build: the one that serves is told nothing new before they have switched."""
+    spec, live = observed.spec, observed.ray_service
+    if live is None:
+        return False
+    has_old_pods = live.hash != wanted_hash(observed) or live.pods_hash not in (None, live.hash)
+    return live.switching or (spec.serving.ray_service is None and has_old_pods)
+
+
 def undone_switch(observed: Observed) -> UndoneSwitch | None:
     """The note that this plan leaves in the status."""
     before, live = observed.status.undone_switch, observed.ray_service

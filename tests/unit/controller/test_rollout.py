@@ -339,6 +339,20 @@ def test_a_change_of_the_pods_lets_a_change_of_policy_wait() -> None:
     assert told(world) == (new_digest(world), None)
 
 
+def test_an_abort_while_the_pods_change_waits_and_is_not_lost() -> None:
+    world = retrained(served(**CANARY), **CANARY)
+    first = told(world)[0]
+    world.edit(serving__replicas=2, serving__image="mine:2", training__seed=2, **CANARY)
+    world.reconcile()
+    request(world, "abort")
+    plan = world.reconcile()
+    assert not [event for event in plan.events if event.reason == "RequestRefused"]
+    assert "abort" not in world.status.get("lastHandledRequests", {})
+    world.settle()
+    assert told(world) == (first, None)
+    assert revision(world, 2)["rollout"]["outcome"] == "Aborted"
+
+
 def test_a_candidate_without_the_requests_that_it_needs_waits_and_then_goes_back() -> None:
     changes = {**CANARY, "rollout__progressDeadlineSeconds": 60, "rollout__analysis": {"minRequests": 5000}}
     world = retrained(served(**changes), **changes)
