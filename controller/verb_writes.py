@@ -72,8 +72,6 @@ def approve(view: View, claim: Claim, number: int) -> Write | Refusal:
 
 
 def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
-    if _is_switching(view):
-        return _switching()
     candidate, back = view.status.candidate, stayed_back(view)
     found = candidate.revision if candidate else back.number if back else None
     if found is None:
@@ -90,8 +88,6 @@ def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
 
 
 def abort(view: View, claim: Claim, number: int | None) -> Write | Refusal:
-    if _is_switching(view):
-        return _switching()
     candidate, back = view.status.candidate, stayed_back(view)
     if candidate is None:
         over = f"; the rollout of revision {back.number} is over already" if back else ""
@@ -186,9 +182,15 @@ def _request(view: View, verb: str, claim: Claim, said: str, number: int | None 
     replaced = (
         f"the request {before.id} of {before.user}, which nobody has seen to yet, is replaced" if before and not before.problem else ""
     )
-    told = tuple(note for note in (*notes, replaced, _in_vain(view, number)) if note)
+    told = tuple(note for note in (*notes, replaced, _later(view, verb), _in_vain(view, number)) if note)
     patch = {"metadata": {"annotations": {names.request_annotation(verb): json.dumps(asked)}}}
     return Write(patch, said, told, verb, claim.id, _in_vain(view, number))
+
+
+def _later(view: View, verb: str) -> str:
+    is_switching = view.is_seen and view.reason(statuses.READY) == "SwitchingCluster"
+    is_of_a_rollout = verb in (names.PROMOTE, names.ABORT)
+    return "KubeRay prepares a second cluster: this waits until it has switched" if is_switching and is_of_a_rollout else ""
 
 
 def _edit(view: View, spec: dict[str, Any], said: str) -> Write:
@@ -204,14 +206,6 @@ def _in_vain(view: View, number: int | None) -> str:
 
 def _pause(view: View) -> str:
     return f"it is paused, so this waits until {view.command('resume')}" if view.paused else ""
-
-
-def _is_switching(view: View) -> bool:
-    return view.is_seen and view.reason(statuses.READY) == "SwitchingCluster"
-
-
-def _switching() -> Refusal:
-    return Refusal("KubeRay prepares a second cluster, and until it has switched the replicas can be told nothing: ask again then")
 
 
 def _no_such_revision(view: View, number: int) -> Refusal:
