@@ -74,9 +74,6 @@ def approve(view: View, claim: Claim, number: int) -> Write | Refusal:
 
 
 def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
-    waits = _waits_for_pods(view)
-    if waits:
-        return Refusal(waits)
     candidate, back = view.status.candidate, stayed_back(view)
     found = candidate.revision if candidate else back.number if back else None
     if found is None:
@@ -93,9 +90,6 @@ def promote(view: View, claim: Claim, number: int | None) -> Write | Refusal:
 
 
 def abort(view: View, claim: Claim, number: int | None) -> Write | Refusal:
-    waits = _waits_for_pods(view)
-    if waits:
-        return Refusal(waits)
     candidate, back = view.status.candidate, stayed_back(view)
     if candidate is None:
         over = f"; the rollout of revision {back.number} is over already" if back else ""
@@ -192,9 +186,19 @@ def _request(view: View, verb: str, claim: Claim, said: str, number: int | None 
     replaced = (
         f"the request {before.id} of {before.user}, which nobody has seen to yet, is replaced" if before and not before.problem else ""
     )
-    told = tuple(note for note in (*notes, replaced, _in_vain(view, number)) if note)
+    told = tuple(note for note in (*notes, replaced, _later(view, verb), _in_vain(view, number)) if note)
     patch = {"metadata": {"annotations": {names.request_annotation(verb): json.dumps(asked)}}}
     return Write(patch, said, told, verb, claim.id, _in_vain(view, number))
+
+
+def _later(view: View, verb: str) -> str:
+    """What a request about a rollout waits for while the pods change, or ""."""
+    if verb not in (names.PROMOTE, names.ABORT) or not view.is_seen:
+        return ""
+    if view.reason(statuses.READY) == "NoCapacity":
+        return "no node has room for the second cluster that spec.serving asks for: this waits until it has switched"
+    is_switching = view.reason(statuses.READY) == "SwitchingCluster"
+    return "KubeRay prepares a second cluster: this waits until it has switched" if is_switching else ""
 
 
 def _edit(view: View, spec: dict[str, Any], said: str) -> Write:
@@ -210,15 +214,6 @@ def _in_vain(view: View, number: int | None) -> str:
 
 def _pause(view: View) -> str:
     return f"it is paused, so this waits until {view.command('resume')}" if view.paused else ""
-
-
-def _waits_for_pods(view: View) -> str:
-    """Why the replicas can be told nothing now, or ""."""
-    if view.is_seen and view.reason(statuses.READY) == "SwitchingCluster":
-        return "KubeRay prepares a second cluster, and until it has switched the replicas can be told nothing: ask again then"
-    if view.is_seen and view.reason(statuses.READY) == "NoCapacity":
-        return "no node has room for the second cluster that spec.serving asks for, and until then the replicas can be told nothing"
-    return ""
 
 
 def _no_such_revision(view: View, number: int) -> Refusal:

@@ -280,7 +280,7 @@ def test_the_values_speak_the_words_of_the_crd() -> None:
     known = schema.schema()["properties"]["spec"]["properties"]
     file = json.loads((POLICY / "values.schema.json").read_text())
     values, serving = file["properties"], known["serving"]["properties"]
-    for field in ("environment", "training", "gate"):
+    for field in ("environment", "training", "gate", "rollout"):
         assert set(values["policyModel"]["properties"][field]["properties"]) == set(known[field]["properties"]), field
     assert set(values["serving"]["properties"]) == set(serving) - {"rayService", "ingress"}
     assert set(values["ingress"]["properties"]) - {"enabled"} == set(serving["ingress"]["properties"])

@@ -106,6 +106,7 @@ applications:
       outOfBounds: {{ .Values.serving.outOfBounds }}
       maxBodyBytes: {{ int64 .Values.serving.maxBodyBytes }}
       accessLog: {{ .Values.serving.accessLog }}
+      drainSeconds: 60
       {{- with .Values.policy }}
       {{- if .uri }}
       serving:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes.world import SETTINGS, World, document, hash_of
 
-from controller import capacity, reconcile, resources
+from controller import capacity, names, reconcile, resources
 from controller.model import Apply, Capacity, ForgetPending, Observed, Owner, Plan, Unknown
 
 GI = 1024.0**3
@@ -226,6 +226,25 @@ def test_policies_are_rolled_out_to_the_pods_as_they_are():
     world.settle()
     assert world.served[-1] == world.status["revisions"][-1]["digest"]
     assert world.condition("Ready")["reason"] == "SwitchUndone"
+
+
+def test_an_abort_waits_for_a_second_cluster_and_is_seen_to_when_that_is_given_up():
+    canary = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 3000}]}
+    world = ready(**canary)
+    world.edit(training__seed=2, **canary)
+    while world.status.get("candidate", {}).get("step") != 1:
+        world.get_on()
+    world.unpullable.add("bad:1")
+    world.edit(training__seed=2, serving__image="bad:1", **canary)
+    world.get_on()
+    world.ask(names.ABORT, revision=2)
+    world.get_on()
+    assert names.ABORT not in world.status.get("lastHandledRequests", {})
+    world.now += timedelta(seconds=601)
+    world.settle()
+    assert world.status["lastHandledRequests"][names.ABORT] == "request-1"
+    assert world.status["revisions"][1]["rollout"]["outcome"] == "Aborted"
+    assert "candidate" not in world.status
 
 
 def test_another_change_is_tried_and_forgets_the_one_that_failed():
