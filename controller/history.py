@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller import gate, names, resources
+from controller import gate, names
 from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
+from controller.steps import told_policy
 
 # The history in the status; a run that has dropped out says its result again when it is asked for.
 REVISIONS_KEPT = 20
@@ -39,6 +40,11 @@ def newest(recorded: tuple[Revision, ...], run: str) -> Revision | None:
     return next((revision for revision in reversed(recorded) if revision.run == run), None)
 
 
+def holding(recorded: tuple[Revision, ...], digest: str) -> Revision | None:
+    """The newest revision with a digest: two runs may come out alike."""
+    return next((revision for revision in reversed(recorded) if revision.digest == digest), None)
+
+
 def opponent(observed: Observed, candidate: Revision | None) -> str | None:
     """The digest that the gate compares a policy with: the one that was last seen to serve, or that is told to.
 
@@ -48,7 +54,7 @@ def opponent(observed: Observed, candidate: Revision | None) -> str | None:
     """
     if observed.spec.gate.against_serving is None:
         return None
-    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    told = told_policy(observed)
     serving = observed.status.serving.digest if observed.status.serving else told["digest"] if told else None
     return None if candidate and candidate.digest == serving else serving
 

@@ -296,7 +296,7 @@ def _warm_start(observed: Observed) -> Revision | Problem | None:
     if asked == "None":
         return None
     if asked == "Serving":
-        return next((revision for revision in reversed(recorded) if serving and revision.digest == serving.digest), None)
+        return history.holding(recorded, serving.digest) if serving else None
     found = next((revision for revision in recorded if str(revision.number) == asked), None)
     known = ", ".join(str(revision.number) for revision in recorded) or "none"
     return found or Problem("RevisionUnknown", f"spec.training.warmStart: there is no revision {asked}; known are {known}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller import resources
-from controller.model import Action, Condition, JobState, Observed, Problem
+from controller.model import Action, Condition, JobState, Json, Observed, Problem
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ def is_switching(observed: Observed) -> bool:
         return False
     has_old_pods = live.hash != resources.serving_hash(spec) or live.pods_hash not in (None, live.hash)
     return live.switching or (spec.serving.ray_service is None and has_old_pods)
+
+
+def told_policy(observed: Observed) -> Json | None:
+    """The policy that the RayService is told to serve."""
+    return resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+
+
+def tried_policy(observed: Observed) -> Json | None:
+    """The candidate that the RayService is told to try."""
+    return resources.tried_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
 
 
 def short(digest: str) -> str:
