@@ -135,11 +135,9 @@ def _set_environment(temp_dir: Path) -> None:
 def _most_connections() -> int:
     """How many connections HAProxy may have with the file descriptors of this process."""
     _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (
-        MOST_CONNECTIONS
-        if descriptors == resource.RLIM_INFINITY
-        else min(MOST_CONNECTIONS, int(descriptors / DESCRIPTORS_PER_CONNECTION) - 100)
-    )
+    if descriptors == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, int(descriptors / DESCRIPTORS_PER_CONNECTION) - 100)
 
 
 def _free_port() -> int:

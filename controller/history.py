@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from controller import gate, names, resources
+from controller import gate, names
 from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
+from controller.steps import told_policy
 
 # Records of pruned revisions go when there are this many newer ones. What is not pruned stays in the status: nobody else knows of it.
 RECORDS_KEPT = 50
@@ -38,6 +39,11 @@ def newest(recorded: tuple[Revision, ...], run: str) -> Revision | None:
     return next((revision for revision in reversed(recorded) if revision.run == run and revision.is_kept), None)
 
 
+def holding(recorded: tuple[Revision, ...], digest: str) -> Revision | None:
+    """The newest revision with a digest: two runs may come out alike."""
+    return next((revision for revision in reversed(recorded) if revision.digest == digest), None)
+
+
 def opponent(observed: Observed, candidate: Revision | None) -> str | None:
     """The digest that the gate compares a policy with: the one that was last seen to serve, or that is told to.
 
@@ -47,7 +53,7 @@ def opponent(observed: Observed, candidate: Revision | None) -> str | None:
     """
     if observed.spec.gate.against_serving is None:
         return None
-    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    told = told_policy(observed)
     serving = observed.status.serving.digest if observed.status.serving else told["digest"] if told else None
     return None if candidate and candidate.digest == serving else serving
 

@@ -303,7 +303,7 @@ def _warm_start(observed: Observed) -> Revision | Problem | None:
     if asked == "None":
         return None
     if asked == "Serving":
-        return next((revision for revision in reversed(kept) if serving and revision.digest == serving.digest), None)
+        return history.holding(tuple(kept), serving.digest) if serving else None
     found = next((revision for revision in recorded if str(revision.number) == asked), None)
     known = ", ".join(str(revision.number) for revision in kept) or "none"
     if found is None:

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from controller import history, names, resources
 from controller.model import Condition, Create, Delete, Event, JobState, Observed, Problem, Replicas, Revision, Settings
-from controller.rollout import Rollout, tried
-from controller.steps import Step, is_outdated, outdated_message
+from controller.rollout import Rollout
+from controller.steps import Step, is_outdated, outdated_message, told_policy, tried_policy
 
 # Of one Job: its arguments, and how long it works.
 MOST_AT_ONCE = 20
@@ -68,11 +68,10 @@ def events(observed: Observed, recorded: tuple[Revision, ...]) -> tuple[Event, .
 
 def _needed(observed: Observed, recorded: tuple[Revision, ...], wanted: Rollout) -> set[str]:
     """The digests that stay, however old they are."""
-    spec, status, live, seen = observed.spec, observed.status, observed.ray_service, observed.replicas
-    told = resources.served_policy(observed.owner, live.serve_config) if live else None
+    spec, status, seen = observed.spec, observed.status, observed.replicas
     rows = seen.rows if isinstance(seen, Replicas) else ()
     named = [
-        *(policy["digest"] for policy in (told, tried(observed), wanted.serving, wanted.candidate) if policy),
+        *(policy["digest"] for policy in (told_policy(observed), tried_policy(observed), wanted.serving, wanted.candidate) if policy),
         *(known.digest for known in (status.serving, status.candidate, wanted.wanted) if known),
         *(row.digest for row in rows),
         *(row.candidate.digest for row in rows if row.candidate),

@@ -11,10 +11,9 @@ step that the replicas are at, and never past one. The serving policy is left on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Literal
 
-from controller import analysis, names, resources
+from controller import analysis, names
 from controller import status as statuses
 from controller.model import (
     CandidateRow,
@@ -27,8 +26,9 @@ from controller.model import (
     Revision,
     RolloutEnd,
     RolloutSpec,
+    ServingStatus,
 )
-from controller.steps import short
+from controller.steps import short, tried_policy
 from controller.switching import is_switching
 
 
@@ -86,7 +86,7 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
     """
     if observed.spec.paused or is_switching(observed):
         # The RayService goes on as it is told, and the clock of a step is not looked at.
-        return Rollout(incumbent, tried(observed), observed.status.candidate)
+        return Rollout(incumbent, tried_policy(observed), observed.status.candidate)
     pin = observed.spec.served_revision
     wanted = next((revision for revision in recorded if revision.number == pin), None) if pin else approved
     if pin and (wanted is None or not wanted.is_approved or not wanted.is_kept):
@@ -95,10 +95,10 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
         return Rollout(incumbent)
     before = previous(observed, recorded, wanted, incumbent)
     if before is None:
-        return Rollout(policy(wanted), progress=_told(observed, wanted, incumbent), wanted=wanted)
+        return Rollout(policy(wanted), progress=_takeover(observed, wanted, incumbent), wanted=wanted)
     end = _request(observed, wanted) or (wanted.rollout if is_over(wanted, observed) else None)
     if end and end.outcome == "Promoted":
-        return Rollout(policy(wanted), progress=_told(observed, wanted, incumbent), wanted=wanted, end=end)
+        return Rollout(policy(wanted), progress=_takeover(observed, wanted, incumbent), wanted=wanted, end=end)
     if end:
         return Rollout(before, wanted=wanted, end=end, problem=_stays_back(end, wanted, before))
     rules = replace(observed.spec.rollout, strategy="Direct", steps=()) if pin else observed.spec.rollout
@@ -128,12 +128,12 @@ def previous(observed: Observed, recorded: tuple[Revision, ...], wanted: Revisio
     last = observed.status.serving
     if last is None or last.digest == wanted.digest or last.uri is None:
         return None
-    return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
+    return seen_policy(last)
 
 
-def tried(observed: Observed) -> Json | None:
-    """The candidate that the RayService is told to try."""
-    return resources.tried_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+def seen_policy(seen: ServingStatus) -> Json:
+    """What was last seen to serve, as `user_config` names it. The history may be lost, or cut, and with it its revision."""
+    return {"uri": seen.uri, "digest": seen.digest, "revision": seen.revision}
 
 
 def policy(revision: Revision) -> Json:
@@ -170,7 +170,7 @@ def events(observed: Observed, rollout: Rollout) -> tuple[Event, ...]:
 
 def _taking_over(observed: Observed, wanted: Revision, before: Json, incumbent: Json | None) -> Rollout:
     """The replicas are told to serve the wanted policy; one that refuses it, or takes too long, brings back the one before."""
-    progress = _told(observed, wanted, incumbent)
+    progress = _takeover(observed, wanted, incumbent)
     failure = _refusal(observed, wanted.digest) or _overdue(observed, progress, "took it over")
     if failure and _digest(incumbent) == wanted.digest and observed.spec.rollout.on_fail == "Rollback":
         return _rolled_back(observed, wanted, before, failure)
@@ -198,7 +198,7 @@ def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSp
     here = replace(here, progress=progress, message=_stage_message(progress, analysis.summary(found)))
     if failure:
         return _failed(observed, wanted, here, failure)
-    over_since_s = _age_s(held_since, observed.now) - stage.seconds
+    over_since_s = statuses.age_s(held_since, observed.now) - stage.seconds
     if over_since_s < 0:
         return here
     failure = analysis.returns(found, rules.analysis, len(rules.steps)) if stage.step else None
@@ -257,7 +257,7 @@ def _progress(observed: Observed, wanted: Revision, rules: RolloutSpec) -> Candi
         stage = ways[known.stage]
         if (known.weight, known.step) == (stage.weight, stage.step):
             return known
-    told, index = tried(observed), 0
+    told, index = tried_policy(observed), 0
     if told and told["digest"] == wanted.digest and told.get("mode") == rules.strategy == "Canary":
         # There may be no step of the told weight any more; the one that is not above it is where the sessions are.
         index = max(i for i, stage in enumerate(ways) if stage.weight <= told.get("weight", 0))
@@ -265,7 +265,7 @@ def _progress(observed: Observed, wanted: Revision, rules: RolloutSpec) -> Candi
     return CandidateStatus(wanted.number, wanted.digest, rules.strategy, stage.weight, index, stage.step, len(rules.steps), since)
 
 
-def _told(observed: Observed, wanted: Revision, incumbent: Json | None) -> CandidateStatus | None:
+def _takeover(observed: Observed, wanted: Revision, incumbent: Json | None) -> CandidateStatus | None:
     """The progress of a policy that takes over; None once it has."""
     known, seen = observed.status.candidate, observed.replicas
     is_everywhere = isinstance(seen, Replicas) and bool(seen.rows) and all(row.digest == wanted.digest for row in seen.rows)
@@ -304,7 +304,7 @@ def _candidate_refusal(seen: Replicas, digest: str) -> Problem | None:
 def _overdue(observed: Observed, progress: CandidateStatus | None, done: str) -> Problem | None:
     """That the replicas do not get on, where they can be asked."""
     deadline_s = observed.spec.rollout.progress_deadline_s
-    if progress is None or not isinstance(observed.replicas, Replicas) or _age_s(progress.since, observed.now) <= deadline_s:
+    if progress is None or not isinstance(observed.replicas, Replicas) or statuses.age_s(progress.since, observed.now) <= deadline_s:
         return None
     return Problem(
         "ProgressDeadlineExceeded",
@@ -351,10 +351,6 @@ def _can_try(observed: Observed) -> bool:
     """Whether the replicas know of candidates: an image of an earlier day may not."""
     rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
     return all(row.can_try for row in rows)
-
-
-def _age_s(since: str, now: datetime) -> float:
-    return (now - datetime.fromisoformat(since)).total_seconds()
 
 
 def _digest(policy: Json | None) -> str | None:

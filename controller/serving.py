@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller import capacity, names, resources, rollout, switching
+from controller import capacity, history, names, resources, rollout, switching
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -23,21 +23,20 @@ from controller.model import (
     Unknown,
 )
 from controller.rollout import Rollout
-from controller.steps import Step, short
+from controller.steps import Step, short, told_policy
 
 
 def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None:
     """The policy that goes on serving while there is no better one: what the RayService is told to serve, or, where the RayService
     was lost, what was last seen to serve, or the newest approved revision."""
-    if observed.ray_service:
-        policy = resources.served_policy(observed.owner, observed.ray_service.serve_config)
-        if policy:
-            return policy
+    policy = told_policy(observed)
+    if policy:
+        return policy
     last = observed.status.serving
     seen = next((revision for revision in recorded if last and revision.number == last.revision), None)
     if seen is None and last and last.uri:
         # The history may be lost, or cut, and with it what served.
-        return {"uri": last.uri, "digest": last.digest, "revision": last.revision}
+        return rollout.seen_policy(last)
     good = [
         revision
         for revision in recorded
@@ -214,8 +213,8 @@ def serving_status(observed: Observed, recorded: tuple[Revision, ...]) -> Servin
         # Nothing answers now; what did is remembered, for it is what serves again where the RayService is lost.
         return replace(before, replicas_ready=0, replicas=0) if before else None
     digest = before.digest if before and before.digest in digests else digests[0]
-    revision = next((revision for revision in reversed(recorded) if revision.digest == digest), None)
-    told = resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+    revision = history.holding(recorded, digest)
+    told = told_policy(observed)
     named = told["uri"] if told and told["digest"] == digest else None
     known = before.uri if before and before.digest == digest else None
     return ServingStatus(

@@ -44,6 +44,11 @@ def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def age_s(since: str, now: datetime) -> float:
+    """Seconds from a timestamp until now."""
+    return (now - datetime.fromisoformat(since)).total_seconds()
+
+
 def dated(conditions: Sequence[Condition], before: Status, now: datetime, generation: int) -> tuple[Condition, ...]:
     """The conditions with the time of their last change of status."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller import resources
-from controller.model import Action, Condition, JobState, Observed, Problem
+from controller.model import Action, Condition, JobState, Json, Observed, Problem
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ def is_outdated(job: JobState, observed: Observed) -> bool:
 def outdated_message(job: JobState) -> str:
     why = f" ({job.problem.message})" if job.problem else ""
     return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
+
+
+def told_policy(observed: Observed) -> Json | None:
+    """The policy that the RayService is told to serve."""
+    return resources.served_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
+
+
+def tried_policy(observed: Observed) -> Json | None:
+    """The candidate that the RayService is told to try."""
+    return resources.tried_policy(observed.owner, observed.ray_service.serve_config) if observed.ray_service else None
 
 
 def short(digest: str) -> str:

@@ -11,7 +11,7 @@ from controller import status as statuses
 from controller import verb_view
 from controller.model import CandidateStatus, Condition, Evaluation, Progress, Revision, Trigger
 from controller.steps import short
-from controller.verb_view import UNUSABLE_PIN, View, age_s, span
+from controller.verb_view import UNUSABLE_PIN, View, span
 
 DONE, UNDER_WAY, WRONG, WAITS, UNKNOWN = "✓", "…", "✗", "·", "?"
 LEAST_WIDTH = 40
@@ -204,7 +204,7 @@ def _rules(view: View) -> str:
 
 def _way(view: View, candidate: CandidateStatus, now: datetime) -> tuple[str, ...]:
     """Where a candidate is: the steps, the one that it is at in brackets, and how long it has been there."""
-    since = f"told {span(age_s(candidate.since, now))} ago"
+    since = f"told {span(statuses.age_s(candidate.since, now))} ago"
     if candidate.weight == 100:
         return (f"revision {candidate.revision} takes over ({since})",)
     names = [f"{step.weight} %" if step.weight else f"shadow {number}" for number, step in enumerate(view.steps, start=1)]
@@ -283,7 +283,7 @@ def _next(view: View, now: datetime) -> Row:
 
 
 def _finding(condition: Condition, now: datetime) -> str:
-    lasting = f" (for {span(age_s(condition.last_transition_time, now))})" if condition.last_transition_time else ""
+    lasting = f" (for {span(statuses.age_s(condition.last_transition_time, now))})" if condition.last_transition_time else ""
     return f"{condition.reason}{lasting}: {condition.message}"
 
 

@@ -175,11 +175,7 @@ def step_left_s(view: View, candidate: CandidateStatus, now: datetime) -> float 
     """Seconds until the candidate's step is over; None where it has not begun, or is none. Below 0 it waits for something else."""
     if candidate.held_since is None or not 0 < candidate.step <= len(view.steps):
         return None
-    return view.steps[candidate.step - 1].seconds - age_s(candidate.held_since, now)
-
-
-def age_s(since: str, now: datetime) -> float:
-    return (now - datetime.fromisoformat(since)).total_seconds()
+    return view.steps[candidate.step - 1].seconds - statuses.age_s(candidate.held_since, now)
 
 
 def span(seconds: float) -> str:
