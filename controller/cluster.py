@@ -260,7 +260,8 @@ class Cluster:
             return None, None
         names_of_clusters = observation.ray_clusters(found)
         pods = self._list("Pod", owner.namespace, f"ray.io/cluster in ({','.join(names_of_clusters)})") if names_of_clusters else []
-        is_read = len(names_of_clusters) > 1 or status.undone_switch is not None
+        is_pending = "rayClusterName" in found.get("status", {}).get("pendingServiceStatus", {})
+        is_read = is_pending or status.undone_switch is not None
         clusters = self._ray_clusters(owner, names_of_clusters) if is_read else {}
         return found, observation.ray_service_state(found, pods, owner, owner.name, now, clusters)
 

@@ -155,7 +155,8 @@ def ray_service_state(
     metadata, status = ray_service["metadata"], ray_service.get("status", {})
     active = status.get("activeServiceStatus", {}).get("rayClusterName")
     pending = status.get("pendingServiceStatus", {}).get("rayClusterName")
-    problem = _first_problem(pods, now, "spec.serving") or _application_problem(status, application)
+    prepared = (clusters or {}).get(pending, {})
+    problem = _first_problem(pods, now, "spec.serving") or _creation_problem(prepared) or _application_problem(status, application)
     return RayServiceState(
         serve_config=ray_service["spec"].get("serveConfigV2", ""),
         hash=metadata.get("annotations", {}).get(names.ANNOTATION_HASH),
@@ -165,10 +166,20 @@ def ray_service_state(
         pods_hash=_pods_hash(pods, active),
         problem=problem,
         claims=tuple(_mounted_claims(ray_service["spec"].get("rayClusterConfig", {}))),
-        pending_since=(clusters or {}).get(pending, {}).get("metadata", {}).get("creationTimestamp") if active and pending else None,
+        pending_since=prepared.get("metadata", {}).get("creationTimestamp") if active and pending else None,
         active_config=(clusters or {}).get(active, {}).get("spec"),
         unready_pods=tuple(_unready(pods, pending)) if active and pending else (),
     )
+
+
+def _creation_problem(cluster: Json) -> Problem | None:
+    """Why a RayCluster gets no pods: a quota, or an admission webhook, refuses them."""
+    for condition in cluster.get("status", {}).get("conditions", []):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            why = " ".join(str(condition.get("message", "")).split())
+            message = f"the RayCluster {cluster['metadata']['name']} cannot create its pods: {why}; check spec.serving.resources"
+            return Problem("PodsNotCreated", message)
+    return None
 
 
 def _mounted_claims(cluster: Json) -> Iterable[str]:

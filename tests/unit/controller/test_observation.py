@@ -335,6 +335,18 @@ def test_a_second_cluster_shows_since_when_it_is_there_and_which_of_its_pods_do_
     assert (unread.pending_since, unread.active_config) == (None, None)
 
 
+def test_it_is_told_why_a_second_cluster_gets_no_pods():
+    status = {"activeServiceStatus": {"rayClusterName": "a"}, "pendingServiceStatus": {"rayClusterName": "b"}}
+    refused = {"type": "ReplicaFailure", "status": "True", "message": "FailedCreateHeadPod\npods are forbidden: exceeded quota: q"}
+    clusters = {"a": {"metadata": {"name": "a"}}, "b": {"metadata": {"name": "b"}, "status": {"conditions": [refused]}}}
+    problem = observation.ray_service_state(ray_service(status), [], OWNER, "cartpole", NOW, clusters).problem
+    assert problem is not None
+    assert problem.reason == "PodsNotCreated"
+    assert "RayCluster b cannot create its pods: FailedCreateHeadPod pods are forbidden: exceeded quota: q" in problem.message
+    refused["status"] = "False"
+    assert observation.ray_service_state(ray_service(status), [], OWNER, "cartpole", NOW, clusters).problem is None
+
+
 def test_a_ray_service_shows_its_hash_and_its_configuration():
     state = served(ray_service(annotations={"policymodel.dev/hash": "h"}, deletionTimestamp="2026-01-01T11:00:00Z"))
     assert (state.hash, state.serve_config, state.deleting) == ("h", "applications: []", True)
