@@ -1,13 +1,15 @@
 """A log of decisions and rewards as JSON Lines, for off-policy evaluation later. Off unless `user_config.decisionLog` switches it on.
 
-`{"directory": "/storage/decisions", "fileBytes": 16777216, "totalBytes": 1073741824}`; all but the directory may be left out. Each
-replica writes files of its own there, `<replica>-<number>.jsonl`; the oldest files of all replicas go where they hold too much together.
+`{"directory": "default/cartpole", "fileBytes": 16777216, "totalBytes": 1073741824}`; all but the directory may be left out. It lies below
+`/decisions`, where a volume is mounted, or below what the environment variable `POLICYMODEL_DECISIONS` names. Each replica writes files of
+its own there, `<replica>-<number>.jsonl`; the oldest files of all replicas go where they hold too much together.
 
 A thread writes, some time after the answer. What comes faster than it can be written is dropped and counted; so is what cannot be written.
 """
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from app.policy import Decision
 from app.rewards import Report
 from app.shadow import bytes_of
 
+ROOT, ROOT_VARIABLE = "/decisions", "POLICYMODEL_DECISIONS"
 FILE_BYTES = 16 * 1024 * 1024
 TOTAL_BYTES = 1024 * 1024 * 1024
 FLUSH_S = 1.0
@@ -43,12 +46,12 @@ class LogTerms:
 
 
 def parsed_log_terms(log: Any) -> LogTerms | None:
-    """What `user_config.decisionLog` asks for; None where it asks for nothing, or names no absolute directory."""
+    """What `user_config.decisionLog` asks for; None where it asks for nothing, or names no directory below ours."""
     match log:
-        case {"directory": str(directory)} if directory.startswith("/"):
+        case {"directory": str(directory)} if directory and ".." not in Path(directory).parts and not Path(directory).is_absolute():
             file_bytes, total_bytes = log.get("fileBytes", FILE_BYTES), log.get("totalBytes", TOTAL_BYTES)
             if all(type(number) is int and number > 0 for number in (file_bytes, total_bytes)):
-                return LogTerms(Path(directory), file_bytes, total_bytes)
+                return LogTerms(Path(os.environ.get(ROOT_VARIABLE, ROOT)) / directory, file_bytes, total_bytes)
     return None
 
 

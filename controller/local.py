@@ -281,7 +281,9 @@ class Local:
     def _start_server(self) -> None:
         if self._server is None:
             arguments = ["-m", "app.serve", "--config", str(self._home / "serve.yaml"), "--host", "127.0.0.1", "--port", str(self._port)]
-            self._server = self._process("serve", arguments, [])
+            self._server = self._process(
+                "serve", arguments, [{"name": "POLICYMODEL_DECISIONS", "value": str(self.root.parent.parent / "decisions")}]
+            )
 
     def _process(self, name: str, arguments: list[str], environment: Iterable[Mapping[str, Any]]) -> subprocess.Popen[bytes]:
         """A Python process in a group of its own, so that it and its children can be ended; it ends itself when our end of its

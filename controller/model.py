@@ -152,6 +152,14 @@ class Autoscaling:
 
 
 @dataclass(frozen=True)
+class DecisionLog:
+    """Where replicas note what they decide: a claim of the user's, and how much of it they may fill."""
+
+    claim_name: str
+    max_megabytes: int
+
+
+@dataclass(frozen=True)
 class ServingSpec:
     route: str
     image: str | None
@@ -161,6 +169,7 @@ class ServingSpec:
     out_of_bounds: Literal["Answer", "Reject"]
     max_body_bytes: int
     access_log: bool
+    decision_log: DecisionLog | None
     ray_service: str | None
     resources: Json
     template: Json
@@ -908,6 +917,7 @@ def spec_of(document: Json) -> Spec:
             out_of_bounds=serving["outOfBounds"],
             max_body_bytes=serving["maxBodyBytes"],
             access_log=serving["accessLog"],
+            decision_log=DecisionLog(log["claimName"], log["maxMegabytes"]) if (log := serving.get("decisionLog")) else None,
             ray_service=serving.get("rayService"),
             resources=serving.get("resources", {}),
             template=serving.get("template", {}),

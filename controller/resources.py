@@ -19,6 +19,8 @@ from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"
+# Where a replica finds the claim of spec.serving.decisionLog; app.decision_log knows it too.
+DECISIONS_PATH = "/decisions"
 S3_SECRET_PATH = "/var/run/secrets/policymodel.dev/s3"
 # The key in the user's Secret, in the format of AWS's shared credentials file.
 S3_CREDENTIALS = "credentials"
@@ -226,6 +228,7 @@ def serving_hash(spec: Spec) -> str:
         "template": serving.template,
         "imagePullSecrets": list(spec.image_pull_secrets),
         "existingClaim": spec.storage.existing_claim,
+        "decisionLog": serving.decision_log.claim_name if serving.decision_log else None,
         # Where in the bucket the policy lies is told by serveConfigV2.
         "s3": _s3_access(spec),
     }
@@ -281,9 +284,15 @@ def _head_pod(owner: Owner, spec: Spec, images: Images) -> Json:
         "readinessProbe": {**healthz, "periodSeconds": 5, "failureThreshold": 10},
         "livenessProbe": {**healthz, "initialDelaySeconds": 30, "periodSeconds": 10, "failureThreshold": 12},
         "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [*_storage_mounts(spec, read_only=True), {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            *_storage_mounts(spec, read_only=True),
+            {"name": "tmp", "mountPath": "/tmp"},
+            *([{"name": "decisions", "mountPath": DECISIONS_PATH}] if serving.decision_log else []),
+        ],
     }
     pod = _pod(container, names.ROLE_SERVE, owner, spec, template)
+    if serving.decision_log:
+        pod["spec"]["volumes"].append({"name": "decisions", "persistentVolumeClaim": {"claimName": serving.decision_log.claim_name}})
     # A pod says which fields it was made from: KubeRay's status is too late to tell whether the pods that serve are the new ones.
     pod["metadata"]["annotations"] = {**pod["metadata"].get("annotations", {}), names.ANNOTATION_HASH: serving_hash(spec)}
     return pod
@@ -310,6 +319,9 @@ def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", 
     """
     serving, scale = spec.serving, spec.serving.autoscaling
     user_config = {**manners(spec), "drainSeconds": spec.rollout.drain_s}
+    if serving.decision_log:
+        total_bytes = serving.decision_log.max_megabytes * 1024**2
+        user_config["decisionLog"] = {"directory": f"{owner.namespace}/{owner.name}", "totalBytes": total_bytes}
     if policy:
         user_config["serving"] = dict(policy)
     if candidate:

@@ -107,6 +107,11 @@ applications:
       maxBodyBytes: {{ int64 .Values.serving.maxBodyBytes }}
       accessLog: {{ .Values.serving.accessLog }}
       drainSeconds: 60
+      {{- with .Values.serving.decisionLog }}
+      decisionLog:
+        directory: {{ printf "%s/%s" $.Release.Namespace (include "policy.name" $) }}
+        totalBytes: {{ mul (int64 (default 1024 .maxMegabytes)) 1048576 }}
+      {{- end }}
       {{- with .Values.policy }}
       {{- if .uri }}
       serving:

@@ -186,10 +186,11 @@ async def written(holder: PolicyHolder, lines: int) -> dict[str, Any]:
 
 def test_decisions_and_returns_are_logged_once_it_is_switched_on(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision_log, "FLUSH_S", 0.01)
-    old, directory = published(storage, always(1)), tmp_path / "decisions"
+    old, directory = published(storage, always(1)), tmp_path / "default/cartpole"
+    monkeypatch.setenv("POLICYMODEL_DECISIONS", str(tmp_path))
 
     async def play(holder: PolicyHolder, client: httpx.AsyncClient, told: Any) -> None:
-        await told(old, decisionLog={"directory": str(directory)})
+        await told(old, decisionLog={"directory": "default/cartpole"})
         sent = {"observation": SEEN, "explore": True, "seed": 3}
         answer = (await client.post("", json=sent, headers={"x-session-id": "s"})).json()
         await client.post("/v1/rewards", json={"session": "s", "step": 1, "return": 2, "decision_id": answer["decision_id"]})
@@ -211,13 +212,14 @@ def test_the_log_is_rotated_and_the_oldest_files_of_all_replicas_go(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decision_log, "FLUSH_S", 0.01)
-    old, directory = published(storage, always(1)), tmp_path / "decisions"
-    directory.mkdir()
+    old, directory = published(storage, always(1)), tmp_path / "default/cartpole"
+    monkeypatch.setenv("POLICYMODEL_DECISIONS", str(tmp_path))
+    directory.mkdir(parents=True)
     gone = directory / "another-000000.jsonl"
     gone.write_text("{}\n" * 200)
 
     async def play(holder: PolicyHolder, client: httpx.AsyncClient, told: Any) -> None:
-        await told(old, decisionLog={"directory": str(directory), "fileBytes": 1000, "totalBytes": 5000})
+        await told(old, decisionLog={"directory": "default/cartpole", "fileBytes": 1000, "totalBytes": 5000})
         for _ in range(100):
             await asyncio.sleep(0)
             await client.post("", json={"observation": SEEN})
@@ -238,9 +240,10 @@ def test_a_log_that_cannot_be_written_or_is_behind_fails_nobody_and_is_told(
     monkeypatch.setattr(decision_log, "FLUSH_S", 0.01)
     old, file = published(storage, always(1)), tmp_path / "file"
     file.write_text("")
+    monkeypatch.setenv("POLICYMODEL_DECISIONS", str(file))
 
     async def play(holder: PolicyHolder, client: httpx.AsyncClient, told: Any) -> None:
-        await told(old, decisionLog={"directory": str(file / "below")})
+        await told(old, decisionLog={"directory": "below"})
         assert (await client.post("", json={"observation": SEEN})).status_code == 200
         figures = await written(holder, 1)
         assert (figures["dropped"], "Not a directory" in figures["error"]) == (1, True)
@@ -252,7 +255,16 @@ def test_a_log_that_cannot_be_written_or_is_behind_fails_nobody_and_is_told(
 
 
 @pytest.mark.parametrize(
-    "log", [None, {}, "x", {"directory": "below"}, {"directory": "/x", "fileBytes": 0}, {"directory": "/x", "totalBytes": "1"}]
+    "log",
+    [
+        None,
+        {},
+        "x",
+        {"directory": "/x"},
+        {"directory": "a/../../x"},
+        {"directory": "x", "fileBytes": 0},
+        {"directory": "x", "totalBytes": "1"},
+    ],
 )
 def test_a_log_that_makes_no_sense_is_none(log: Any) -> None:
     assert parsed_log_terms(log) is None

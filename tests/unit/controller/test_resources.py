@@ -51,6 +51,7 @@ FULL: dict[str, Any] = {
     "serving__image": "mine:serve",
     "serving__replicas": 3,
     "serving__outOfBounds": "Reject",
+    "serving__decisionLog": {"claimName": "decisions", "maxMegabytes": 64},
     "serving__resources": {"limits": {"memory": "3Gi"}},
     "serving__template": {"labels": {"team": "a"}, "env": [{"name": "LOG", "value": "debug"}], "nodeSelector": {"disk": "ssd"}},
     "serving__ingress": {"host": "a.example", "className": "traefik", "tlsSecretName": "tls", "annotations": {"k": "v"}},
@@ -259,6 +260,7 @@ OTHER_CLUSTER = {
     "the environment": {"serving__template": {"env": [{"name": "A", "value": "b"}]}},
     "pull secrets": {"imagePullSecrets": [{"name": "registry"}]},
     "an existing claim": {"storage__pvc": {"existingClaim": "mine"}},
+    "the decision log": {"serving__decisionLog": {"claimName": "decisions"}},
 }
 
 
