@@ -81,5 +81,5 @@ def serving_namespace(cluster: None) -> Iterator[Namespace]:
 def cartpole(serving_namespace: Namespace) -> Iterator[Namespace]:
     """The README's PolicyModel, ready. Whatever a test does to its spec is taken back: the revision is there, so nothing is trained."""
     yield serving_namespace
-    serving_namespace.apply(example(serving_namespace))
+    serving_namespace.replace(example(serving_namespace))
     serving_namespace.wait_condition("cartpole", "Ready", "True", timeout_s=120)

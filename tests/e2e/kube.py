@@ -59,6 +59,10 @@ class Namespace:
     def apply(self, document: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
 
+    def replace(self, document: dict[str, Any]) -> None:
+        """Makes an object what the document says: `apply` leaves what was patched into it."""
+        self.kubectl("replace", "-f", "-", stdin=json.dumps(document))
+
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         found = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
         return json.loads(found) if found.strip() else None
