@@ -43,6 +43,15 @@ class Environment:
     entry_point: str
     config: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.entry_point or self.id
+
+    def default_arguments(self) -> dict[str, Any]:
+        """The arguments that its registration gives."""
+        return {} if self.entry_point else dict(gymnasium.spec(self.id).kwargs)
+
     def described(self) -> dict[str, Any]:
         """What the spec says, as the manifest keeps it."""
         named = {"entryPoint": self.entry_point} if self.entry_point else {"id": self.id}
@@ -51,7 +60,7 @@ class Environment:
     def made(self) -> gymnasium.Env[Any, Any]:
         """One environment."""
         if self.entry_point:
-            environment: gymnasium.Env[Any, Any] = _entry_point_class(self.entry_point)(**self.config)
+            environment: gymnasium.Env[Any, Any] = entry_point_class(self.entry_point)(**self.config)
         else:
             environment = gymnasium.make(self.id, **self.config)
         return environment
@@ -94,7 +103,6 @@ def checked_spaces(environment: Environment) -> tuple[Space, Space]:
     Raises:
         InputError: it cannot be made (InvalidEnvironment), or has spaces that are not supported (UnsupportedSpace).
     """
-    named = environment.entry_point or environment.id
     try:
         one = environment.made()
     except InputError:
@@ -104,7 +112,7 @@ def checked_spaces(environment: Environment) -> tuple[Space, Space]:
         is_harmless = isinstance(error, gymnasium.error.Error | TypeError | ModuleNotFoundError)
         why = f"{type(error).__name__}: {error}" if is_harmless else f"{type(error).__name__}; the log of the Job has more"
         traceback.print_exc(file=sys.stderr)
-        raise InputError("InvalidEnvironment", f"{FIELD}: {named} cannot be made with this config: {why}") from error
+        raise InputError("InvalidEnvironment", f"{FIELD}.config: {environment.name} cannot be made with this config: {why}") from error
     try:
         return spaces_of(one)
     finally:
@@ -137,7 +145,12 @@ def _allowed_entry_point(entry_point: Any, allowed_prefixes: Sequence[str]) -> s
     raise InputError("EntryPointNotAllowed", f"{FIELD}.entryPoint must lie below a prefix that the operator allows: {allowed}")
 
 
-def _entry_point_class(entry_point: str) -> Any:
+def entry_point_class(entry_point: str) -> Any:
+    """The class that an allowed entry point names.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
     module, _, name = entry_point.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

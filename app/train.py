@@ -17,6 +17,7 @@ import numpy as np
 from app.bundle import MANIFEST_FILE, BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
 from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
+from app.environment_check import check_config, check_environment
 from app.environments import checked_spaces, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
@@ -103,6 +104,7 @@ def parsed_run(argv: Sequence[str]) -> Run:
     evaluation = parsed_json("--evaluation", arguments.evaluation)
     request = None if evaluation is None else parsed_request(evaluation)
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
+    check_config(environment)
     encoding = Encoding(*checked_spaces(environment))
     task = TrainingTask(environment, encoding, settings, arguments.workers, arguments.seed)
     warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
@@ -126,6 +128,7 @@ def _parser() -> ArgumentParser:
 
 
 def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict[str, Any]:
+    check_environment(asked.task.environment)
     with storage_faults():
         before = known_attempts(asked.storage.run(asked.id))
         attempt = Attempts(before.count + 1, before.time_s)

@@ -171,9 +171,14 @@ class Cluster:
 
     def keys(self, namespaces: Sequence[str]) -> list[Key]:
         """Every PolicyModel there is, in these namespaces or, where none is named, in all."""
-        wanted: Sequence[str | None] = namespaces or [None]
-        found = [document for namespace in wanted for document in self._list(names.KIND, namespace)]
-        return [(document["metadata"]["namespace"], document["metadata"]["name"]) for document in found]
+        return [(document["metadata"]["namespace"], document["metadata"]["name"]) for document in self._documents(namespaces)]
+
+    def statuses(self, namespaces: Sequence[str]) -> list[tuple[Key, Status]]:
+        """What was last written of every PolicyModel in these namespaces or, where none is named, in all."""
+        return [
+            ((document["metadata"]["namespace"], document["metadata"]["name"]), statuses.status_of(document.get("status", {})))
+            for document in self._documents(namespaces)
+        ]
 
     def driven_by(self, namespace: str, ray_service: str) -> list[Key]:
         """The PolicyModels that a RayService serves."""
@@ -182,6 +187,10 @@ class Cluster:
             for document in self._list(names.KIND, namespace)
             if ray_service == document["spec"]["serving"].get("rayService", document["metadata"]["name"])
         ]
+
+    def _documents(self, namespaces: Sequence[str]) -> list[dict[str, Any]]:
+        wanted: Sequence[str | None] = namespaces or [None]
+        return [document for namespace in wanted for document in self._list(names.KIND, namespace)]
 
     def _resource(self, kind: str) -> Any:
         """The API of a kind. The discovery behind it is no work for several threads at once: it forgets what it knows to look again.

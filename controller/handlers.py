@@ -12,7 +12,7 @@ from typing import Any
 
 import kopf
 
-from controller import names
+from controller import metrics, names
 from controller.cluster import Cluster
 from controller.loop import KeyedQueue, reconcile_once
 from controller.model import Settings
@@ -31,6 +31,7 @@ def operate(settings: Settings, namespaces: Sequence[str]) -> None:
     cluster = Cluster()
     registry = kopf.OperatorRegistry()
     register(registry, cluster, settings, namespaces)
+    metrics.serve(lambda: cluster.statuses(namespaces))
     kopf.run(
         registry=registry,
         standalone=True,

@@ -21,6 +21,15 @@ MOST_EPISODES = 100_000
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """When a spec is trained another time; `starting_deadline_s` is how late that may begin."""
+
+    cron: str
+    time_zone: str
+    starting_deadline_s: int
+
+
+@dataclass(frozen=True)
 class TrainingSpec:
     algorithm: str
     image: str | None
@@ -33,6 +42,7 @@ class TrainingSpec:
     resources: Json
     template: Json
     warm_start: str = "None"
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +100,23 @@ class Trigger:
 
     Attributes:
         origin: the run that the spec makes by itself; a trigger counts for this spec alone.
-        id: of the request, or the run that failed its gate.
+        id: of the request, the run that failed its gate, or the scheduled time.
         number: counts the trainings of this spec beyond its first; it is added to the seed, so that each is another draw.
         retrains: how many of them in a row the gate has asked for.
         user: who asked, as the request claims; None of the gate.
     """
 
-    kind: Literal["Request", "Gate"]
+    kind: Literal["Request", "Gate", "Schedule"]
     origin: str
     id: str
     number: int
     retrains: int = 0
     user: str | None = None
+
+    @property
+    def asker(self) -> str:
+        """Who asked, in words."""
+        return {"Request": "a request", "Gate": "the gate", "Schedule": "the schedule"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -633,6 +648,16 @@ class TrainingStatus:
 
 
 @dataclass(frozen=True)
+class ScheduleStatus:
+    """The schedule that is followed: its next time, and the last one that a training was asked for at."""
+
+    cron: str
+    time_zone: str
+    next_time: str
+    last_time: str | None = None
+
+
+@dataclass(frozen=True)
 class ServingStatus:
     """What the replicas were seen to serve; `uri` is where its bundle lies, if that is known."""
 
@@ -696,6 +721,7 @@ class Status:
     revisions: tuple[Revision, ...] = ()
     undone_switch: UndoneSwitch | None = None
     last_handled_requests: Mapping[str, str] = field(default_factory=dict)
+    schedule: ScheduleStatus | None = None
 
     def condition(self, type_: str) -> Condition | None:
         return next((condition for condition in self.conditions if condition.type == type_), None)
@@ -837,7 +863,7 @@ def spec_of(document: Json) -> Spec:
     """
     spec = document["spec"]
     training, gate, storage, serving = spec["training"], spec["gate"], spec["storage"], spec["serving"]
-    rollout, analysis = spec["rollout"], spec["rollout"]["analysis"]
+    rollout, analysis, schedule = spec["rollout"], spec["rollout"]["analysis"], training.get("schedule")
     pvc, s3, ingress, autoscaling = storage.get("pvc", {}), storage.get("s3"), serving.get("ingress"), serving.get("autoscaling")
     return Spec(
         environment=spec["environment"],
@@ -872,6 +898,7 @@ def spec_of(document: Json) -> Spec:
             resources=training["resources"],
             template=training.get("template", {}),
             warm_start=str(training.get("warmStart", "None")),
+            schedule=Schedule(schedule["cron"], schedule["timeZone"], schedule["startingDeadlineSeconds"]) if schedule else None,
         ),
         gate=GateSpec(
             episodes=gate["episodes"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, resources, retention, retraining, rollout, serving, switching
+from controller import approving, history, names, resources, retention, retraining, rollout, scheduling, serving, switching
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -37,6 +37,8 @@ ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
 TROUBLED_S = 10.0
 WATCHING_S = 30.0
+# So that a scheduled time has come when it is looked for.
+JUST_AFTER_S = 0.1
 PAUSED = "spec.paused is true: nothing is changed until it is false"
 
 
@@ -67,8 +69,9 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     if observed.spec.paused:
         steps, actions = tuple(_paused(step) for step in steps), ()
     status = _status(observed, settings, images, recorded, wanted, steps)
-    requeue_after_s = WATCHING_S if observed.spec.paused else _requeue_after_s(steps)
-    told = (*retraining.events(observed, recorded), *rollout.events(observed, wanted), *retention.events(observed, recorded))
+    requeue_after_s = _requeue_after_s(observed, steps)
+    asked_for = (*retraining.events(observed, recorded), *scheduling.events(observed))
+    told = (*asked_for, *rollout.events(observed, wanted), *retention.events(observed, recorded))
     return Plan(status, actions, (*told, *statuses.events(observed.status, status)), requeue_after_s)
 
 
@@ -82,6 +85,9 @@ def acceptance(observed: Observed, settings: Settings) -> Step:
             f"spec.environment.entryPoint: {entry_point} is not within the packages that this operator allows ({allowed}); "
             "its --entry-point-prefix (Helm: entryPointPrefixes) says which",
         )
+    unschedulable = scheduling.problem(observed.spec.training.schedule)
+    if unschedulable:
+        return _refused(unschedulable.reason, unschedulable.message)
     rival = serving.older_rival(observed)
     if rival:
         return _refused(
@@ -254,6 +260,7 @@ def _status(
         revisions=recorded,
         undone_switch=switching.undone_switch(observed),
         last_handled_requests=retraining.handled(observed),
+        schedule=scheduling.status(observed),
     )
 
 
@@ -286,7 +293,14 @@ def _paused(step: Step) -> Step:
     return replace(step, finding=finding, actions=(), under_way="")
 
 
-def _requeue_after_s(steps: tuple[Step, ...]) -> float:
+def _requeue_after_s(observed: Observed, steps: tuple[Step, ...]) -> float:
+    """Until the next look, or the next scheduled time."""
+    next_in_s = scheduling.next_in_s(observed)
+    looks_in_s = WATCHING_S if observed.spec.paused else _looks_in_s(steps)
+    return looks_in_s if next_in_s is None else min(looks_in_s, next_in_s + JUST_AFTER_S)
+
+
+def _looks_in_s(steps: tuple[Step, ...]) -> float:
     """A problem is mended by somebody, and most of what they do is seen by a watch: to look each second would only load the API."""
     under_way = {step.under_way for step in steps}
     if any(step.problem for step in steps):
@@ -363,5 +377,4 @@ def _progress_message(job: JobState) -> str:
 def _asked_for(spec: Spec) -> str:
     if spec.trigger is None:
         return "this spec"
-    why = "a request" if spec.trigger.kind == "Request" else "the gate"
-    return f"another training of this spec, which {why} has asked for (seed {spec.seed}),"
+    return f"another training of this spec, which {spec.trigger.asker} has asked for (seed {spec.seed}),"

@@ -1,4 +1,4 @@
-"""Which training of a spec is asked for: its first, or another one that a request or the gate has asked for.
+"""Which training of a spec is asked for: its first, or another one that a request, the gate or the schedule has asked for.
 
 A run is named by the training fields and by its trigger, so each has its Job, its directory and its seed. Which trigger counts follows
 from the status and from the annotations each time anew: from the run that the status names, the newest approved revision of this spec
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller import history, names
+from controller import history, names, scheduling
 from controller.model import Event, Observed, Revision, Trigger
 from controller.switching import is_switching
 
@@ -25,7 +25,9 @@ def trigger(observed: Observed) -> Trigger | None:
     asked = observed.request(names.RETRAIN)
     if asked and not asked.problem:
         return Trigger("Request", observed.spec.origin, asked.id, _next_number(observed, found), user=asked.user)
-    return found if observed.spec.paused else _after_the_gate(observed, found)
+    found = found if observed.spec.paused else _after_the_gate(observed, found)
+    seen = replace(observed, spec=replace(observed.spec, trigger=found))
+    return scheduling.asked(seen, _next_number(observed, found)) or found
 
 
 def _after_the_gate(observed: Observed, found: Trigger | None) -> Trigger | None:

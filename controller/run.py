@@ -110,6 +110,9 @@ class _Display:
             if self._told.get(condition.type) != news and condition.type in (statuses.TRAINED, statuses.APPROVED, statuses.READY):
                 self._told[condition.type] = news
                 self.say(f"{time.strftime('%H:%M:%S')} {condition.type}={condition.status} {condition.reason}: {condition.message}")
+        if status.schedule and self._told.get("schedule") != status.schedule.next_time:
+            self._told["schedule"] = status.schedule.next_time
+            self.say(f"spec.training.schedule: trains again at {status.schedule.next_time}, if this is running then")
         progress = status.training.progress if status.training else None
         if progress is None:
             self.close()

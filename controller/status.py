@@ -22,6 +22,7 @@ from controller.model import (
     Progress,
     Revision,
     RolloutEnd,
+    ScheduleStatus,
     ServingStatus,
     Status,
     TrainingStatus,
@@ -146,6 +147,7 @@ def document_of(status: Status) -> dict[str, Any]:
             for condition in status.conditions
         ],
         "training": _training_document(training) if training else None,
+        "schedule": _schedule_document(status.schedule) if status.schedule else None,
         "serving": _without_none(
             {
                 "revision": serving.revision,
@@ -170,7 +172,7 @@ def status_of(document: Json) -> Status:
     """The status that the API holds; what an older operator did not write is taken as not known."""
     images, training, serving = document.get("images"), document.get("training"), document.get("serving")
     revisions = tuple(_revision_of(revision) for revision in document.get("revisions", []))
-    candidate = document.get("candidate", {})
+    candidate, schedule = document.get("candidate", {}), document.get("schedule")
     return Status(
         observed_generation=document.get("observedGeneration", 0),
         phase=document.get("phase", ""),
@@ -188,6 +190,9 @@ def status_of(document: Json) -> Status:
             for condition in document.get("conditions", [])
         ),
         training=_training_of(training) if training else None,
+        schedule=ScheduleStatus(schedule["cron"], schedule["timeZone"], schedule["nextTime"], schedule.get("lastTime"))
+        if schedule
+        else None,
         serving=ServingStatus(
             serving["digest"],
             serving.get("revision"),
@@ -233,6 +238,11 @@ def _candidate_of(document: Json) -> CandidateStatus:
         since=document["since"],
         held_since=document.get("heldSince"),
     )
+
+
+def _schedule_document(schedule: ScheduleStatus) -> dict[str, Any]:
+    times = {"nextTime": schedule.next_time, "lastTime": schedule.last_time}
+    return _without_none({"cron": schedule.cron, "timeZone": schedule.time_zone, **times})
 
 
 def _training_document(training: TrainingStatus) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -66,6 +67,11 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     logs.add_argument("--serve", action="store_true", help="of the head pod that serves, instead of the training")
     logs.add_argument("-p", "--previous", action="store_true", help="of the container before the last restart")
     logs.add_argument("--tail", type=_number, metavar="LINES", help="the last lines only")
+    report = _added(commands, "report", "write one HTML page of a revision: curve, gate, evaluation, lineage, an episode", has_output=False)
+    report.add_argument("--revision", type=_number, metavar="N", help="which one (default: the one that serves, or the newest)")
+    report.add_argument("--file", type=Path, metavar="PATH", help="where to (default: NAME-N.html; - is stdout)")
+    report.add_argument("--state", type=Path, metavar="DIR", help="of `policymodel run`, in place of a cluster")
+    report.add_argument("--episode", action="store_true", help="play an episode over HTTP, and draw it")
     act = _added(commands, "act", "ask the policy for the action of one observation")
     act.add_argument("observation", nargs="?", default="-", help="as JSON, such as '[0.02, 0.01, -0.03, 0.04]' (default: from stdin)")
     act.add_argument("--explore", action="store_true", help="draw the action from the policy's distribution")
@@ -76,7 +82,8 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     play.add_argument("--fps", type=_rate, default=30.0, metavar="N", help="steps drawn in a second (default: %(default)g)")
     prefix = "a package that spec.environment may run code of on this machine; may be repeated (default: none)"
     play.add_argument("--entry-point-prefix", action="append", default=[], metavar="PACKAGE", help=prefix)
-    for one in (act, play):
+    report.add_argument("--entry-point-prefix", action="append", default=[], metavar="PACKAGE", help=prefix)
+    for one in (act, play, report):
         one.add_argument("--url", help="where to ask (default: .status.url)")
         one.add_argument("--host", metavar="NAME", help="host that the Ingress knows it by (default: with --url, that of the spec)")
 

@@ -7,6 +7,7 @@ controller. They share text alone: its flags, and a line of JSON for each step.
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import math
 import subprocess
@@ -85,15 +86,7 @@ def play(view: View, where: Address, *, episodes: int, seed: int | None, fps: fl
     Raises:
         ApiTrouble: what plays is not installed, or the environment is not to be made here.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        how = "in a checkout: pip install '.[client]' 'gymnasium[classic-control]' numpy"
-        raise ApiTrouble(f"play makes the environment on this machine, and {', '.join(missing)} is not installed here; {how}", EXIT_USAGE)
-    _check_environment(view.environment, prefixes)
-    command = [sys.executable, *_COMMAND, "--url", where.url, "--episodes", str(episodes), "--quiet", "--trace"]
-    command += ["--environment", json.dumps(view.environment)]
-    command += ["--host", where.host] if where.host else []
-    command += ["--seed", str(seed)] if seed is not None else []
+    command = _client(view, where, episodes, seed, prefixes)
     screen = Screen(sys.stdout, is_cartpole=str(view.environment.get("id", "")).startswith("CartPole"))
     is_drawn, returns = sys.stdout.isatty() and not as_json, []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as playing:
@@ -115,6 +108,36 @@ def play(view: View, where: Address, *, episodes: int, seed: int | None, fps: fl
     mean = sum(returns) / len(returns)
     print(json.dumps({"returns": returns, "meanReturn": mean}) if as_json else f"mean return over {len(returns)} episodes: {mean:.1f}")
     return 0
+
+
+def observed_episode(view: View, where: Address, prefixes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """The numbers of each observation of one episode that is played now.
+
+    Raises:
+        ApiTrouble: as `play`, or nothing answers.
+    """
+    done = subprocess.run(_client(view, where, 1, 0, prefixes), check=False, capture_output=True, text=True)
+    steps = list(_steps(io.StringIO(done.stdout)))
+    if done.returncode or not steps:
+        raise ApiTrouble(f"no episode could be played at {where.url}; {reachable(view)}", EXIT_UNREACHED)
+    return tuple(tuple(numbers(step["observation"])) for step in steps)
+
+
+def _client(view: View, where: Address, episodes: int, seed: int | None, prefixes: Sequence[str]) -> list[str]:
+    """The command that plays.
+
+    Raises:
+        ApiTrouble: what plays is not installed, or the environment is not to be made here.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        how = "in a checkout: pip install '.[client]' 'gymnasium[classic-control]' numpy"
+        raise ApiTrouble(f"the environment is made on this machine, and {', '.join(missing)} is not installed here; {how}", EXIT_USAGE)
+    _check_environment(view.environment, prefixes)
+    command = [sys.executable, *_COMMAND, "--url", where.url, "--episodes", str(episodes), "--quiet", "--trace"]
+    command += ["--environment", json.dumps(view.environment)]
+    command += ["--host", where.host] if where.host else []
+    return command + (["--seed", str(seed)] if seed is not None else [])
 
 
 class Screen:

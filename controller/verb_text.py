@@ -37,6 +37,7 @@ def status_text(view: View, now: datetime, width: int) -> str:
     rows = [
         *_accepted(view, now),
         _training(view, now),
+        *_schedule(view, now),
         _gate(view, now),
         _rollout(view, now),
         _replicas(view, now),
@@ -139,8 +140,7 @@ def _training(view: View, now: datetime) -> Row:
         return Row("training", WAITS, ("nothing is known yet",))
     again: tuple[str, ...] = ()
     if training and training.trigger:
-        asked_by = "a request" if training.trigger.kind == "Request" else "the gate"
-        again = (f"asked for by {asked_by}: training {training.trigger.number + 1} of this spec",)
+        again = (f"asked for by {training.trigger.asker}: training {training.trigger.number + 1} of this spec",)
     if found.status == "True":
         return Row("training", DONE, (found.message, *again))
     if _waits(found):
@@ -151,6 +151,15 @@ def _training(view: View, now: datetime) -> Row:
         return Row("training", UNDER_WAY, (found.message, *again))
     attempt = f", attempt {training.attempt}" if training.attempt > 1 else ""
     return Row("training", UNDER_WAY, (*_progress(training.progress), f"Job {training.job}{attempt}", *again))
+
+
+def _schedule(view: View, now: datetime) -> list[Row]:
+    schedule = view.status.schedule
+    if schedule is None:
+        return []
+    left_s = -statuses.age_s(schedule.next_time, now)
+    last = f"; the last was asked for at {schedule.last_time}" if schedule.last_time else ""
+    return [Row("schedule", WAITS, (f"trains again at {schedule.next_time}, in {span(max(0.0, left_s))}{last}",))]
 
 
 def _progress(progress: Progress) -> tuple[str, str]:

@@ -16,12 +16,14 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from controller import names, verb_play, verb_text, verb_writes
+from controller import names, verb_play, verb_report, verb_sources, verb_text, verb_writes
 from controller import status as statuses
+from controller.model import Revision
 from controller.verb_api import EXIT_NOT_DONE, EXIT_NOT_FOUND, EXIT_UNREACHED, EXIT_USAGE, Api, ApiTrouble, NotStarted, Where
 from controller.verb_options import WAITED
 from controller.verb_view import Invocation, View, advice, is_hopeless, view_of
@@ -54,6 +56,9 @@ def run(options: argparse.Namespace, program: str) -> int:
         # A terminal that knows no box-drawing shows question marks, and still the words.
         sys.stdout.reconfigure(errors="replace")
     try:
+        if options.command == "report" and options.state:
+            document = verb_sources.local_document(options.state, options.namespace or "default", options.name)
+            return _reported(options, view_of(document, Invocation(program)), verb_sources.of_files)
         asked = Asked(options, Api(Where(options.namespace, options.context, options.kubeconfig)), Invocation(program, _flags(options)))
         return _DONE_BY.get(options.command, _write)(asked)
     except ApiTrouble as trouble:
@@ -122,15 +127,66 @@ def _status_document(view: View, now: datetime) -> dict[str, Any]:
 
 def _history(asked: Asked) -> int:
     view, number = asked.view(), asked.options.revision
-    revision = view.revision(number)
-    if number and revision is None:
-        known = verb_text.joined([revision.number for revision in view.status.revisions]) or "none"
-        raise ApiTrouble(f"there is no revision {number}; there are: {known}", EXIT_NOT_FOUND)
+    revision = _revision(view, number)
     if asked.as_json:
         found = statuses.document_of(view.status)["revisions"]
         _show(json.dumps(next((one for one in found if one["number"] == number), None) if number else {"revisions": found}) + "\n")
         return 0
     _show(verb_text.revision_text(view, revision) if revision else verb_text.history_text(view))
+    return 0
+
+
+def _revision(view: View, number: int | None) -> Revision | None:
+    """The revision of a number; None where none is asked for.
+
+    Raises:
+        ApiTrouble: there is no such revision.
+    """
+    revision = view.revision(number)
+    if number and revision is None:
+        known = verb_text.joined([revision.number for revision in view.status.revisions]) or "none"
+        raise ApiTrouble(f"there is no revision {number}; there are: {known}", EXIT_NOT_FOUND)
+    return revision
+
+
+def _report(asked: Asked) -> int:
+    view = asked.view()
+
+    def of_pod(revision: Revision) -> verb_report.Material:
+        is_of_the_last_run = view.status.training is not None and view.status.training.run == revision.run
+        try:
+            if not is_of_the_last_run:
+                return verb_sources.of_log(())
+            pod, container = _training_pod(asked, view)
+            return verb_sources.of_log(asked.api.log(pod, container, follow=False, previous=False, tail=None))
+        except ApiTrouble:
+            return verb_sources.of_log(())
+
+    return _reported(asked.options, view, of_pod)
+
+
+def _reported(options: argparse.Namespace, view: View, material: Callable[[Revision], verb_report.Material]) -> int:
+    """Writes the page of the revision that is asked for."""
+    newest = view.status.revisions[-1] if view.status.revisions else None
+    revision = _revision(view, options.revision) or view.revision(view.serving) or newest
+    if revision is None:
+        raise ApiTrouble(f"{view.name} has published no policy yet", EXIT_NOT_FOUND)
+    found = material(revision)
+    if options.episode:
+        where = verb_play.address(view, options.url, options.host)
+        found = replace(found, episode=verb_play.observed_episode(view, where, options.entry_point_prefix))
+    else:
+        found = verb_sources.with_reason(found, "An episode: --episode plays one, over HTTP, and draws it.")
+    text = verb_report.page(view, revision, found, datetime.now(UTC))
+    path = options.file or Path(f"{view.name}-{revision.number}.html")
+    if str(path) == "-":
+        _show(text)
+        return 0
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ApiTrouble(f"--file: {error}", EXIT_USAGE) from error
+    print(path)
     return 0
 
 
@@ -264,6 +320,10 @@ def _pod(asked: Asked, view: View) -> tuple[str, str]:
         if not pods:
             raise NotStarted(f"the RayService {view.ray_service} has no head pod", EXIT_NOT_FOUND)
         return pods[-1].metadata.name, "ray-head"
+    return _training_pod(asked, view)
+
+
+def _training_pod(asked: Asked, view: View) -> tuple[str, str]:
     training = view.status.training
     labels = {names.LABEL_NAME: view.name, names.LABEL_ROLE: names.ROLE_TRAIN, names.LABEL_RUN: training.run if training else ""}
     pods = asked.api.pods(",".join(f"{label}={value}" for label, value in labels.items())) if training else []
@@ -319,4 +379,11 @@ def _flags(options: argparse.Namespace) -> str:
     return "".join(f" {flag} {value}" for flag, value in given.items() if value)
 
 
-_DONE_BY: dict[str, Callable[[Asked], int]] = {"status": _status, "history": _history, "logs": _logs, "act": _act, "play": _play}
+_DONE_BY: dict[str, Callable[[Asked], int]] = {
+    "status": _status,
+    "history": _history,
+    "report": _report,
+    "logs": _logs,
+    "act": _act,
+    "play": _play,
+}

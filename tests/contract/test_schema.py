@@ -91,6 +91,10 @@ GOOD = {
     "a warm start from what serves": text(("spec.training.warmStart", "Serving")),
     "a warm start from a revision": text(("spec.training.warmStart", 3)),
     "a cold start that says so": text(("spec.training.warmStart", "None")),
+    "a schedule": text(("spec.training.schedule", {"cron": "0 3 * * *"})),
+    "every field of a schedule": text(
+        ("spec.training.schedule", {"cron": "*/5 1-3,9 1 JAN mon", "timeZone": "America/Argentina/Ushuaia", "startingDeadlineSeconds": 10})
+    ),
     "a plateau": text(("spec.training.stop.plateauIterations", 50)),
     "a bucket": in_a_bucket({"bucket": "policies"}),
     "a bucket of another store": in_a_bucket(
@@ -152,6 +156,12 @@ BAD = {
     "no claim": text(("spec.storage.pvc", GONE)),
     "a warm start from nowhere": text(("spec.training.warmStart", "Latest")),
     "a warm start from revision 0": text(("spec.training.warmStart", 0)),
+    "a schedule without times": text(("spec.training.schedule", {"timeZone": "Etc/UTC"})),
+    "a schedule of four fields": text(("spec.training.schedule", {"cron": "0 3 * *"})),
+    "a schedule of six fields": text(("spec.training.schedule", {"cron": "0 0 3 * * *"})),
+    "a schedule by a name": text(("spec.training.schedule", {"cron": "@daily"})),
+    "a time zone that is a path": text(("spec.training.schedule", {"cron": "0 3 * * *", "timeZone": "../etc/passwd"})),
+    "a deadline of 0": text(("spec.training.schedule", {"cron": "0 3 * * *", "startingDeadlineSeconds": 0})),
     "a plateau of nothing": text(("spec.training.stop.plateauIterations", 0)),
     "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),
     "a bucket without a name": in_a_bucket({}),

@@ -36,6 +36,7 @@ CHANGES = st.fixed_dictionaries(
         "storage__keepRevisions": st.sampled_from([1, 2, 5]),
         "training__backoffLimit": st.sampled_from([0, 5]),
         "paused": st.booleans(),
+        "training__schedule": st.sampled_from([{"cron": "*/30 * * * *"}, {"cron": "7 * * * *", "startingDeadlineSeconds": 10}]),
         "servedRevision": st.integers(1, 4),
         "rollout": st.sampled_from(
             [
@@ -195,6 +196,10 @@ class Planner(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(sorted(self.world.published)))
         (self.world.faulty if is_faulty else self.world.corrupt).add(self.world.digests(run)[-1])
 
+    @rule(minutes=st.integers(1, 45))
+    def time_passes(self, minutes: int) -> None:
+        self.world.now += timedelta(minutes=minutes)
+
     @rule(unreachable=st.booleans())
     def the_network(self, unreachable: bool) -> None:
         self.world.unreachable = unreachable
@@ -239,6 +244,10 @@ class Planner(RuleBasedStateMachine):
             assert len(seen.replicas.rows) == seen.spec.serving.replicas
         if seen.spec.paused:
             assert not plan.actions
+        before, after = seen.status.schedule, plan.status.schedule
+        if before and after and after.last_time and after.last_time != before.last_time:
+            assert before.next_time <= after.last_time, "6: a scheduled time is trained once"
+            assert not seen.spec.paused
         rows = seen.replicas.rows if isinstance(seen.replicas, Replicas) else ()
         missed = {row.error_digest for row in rows if row.error and row.error.reason == "Missing"}
         published = {revision.run for revision in seen.status.revisions}

@@ -3,12 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from app.bundle import digest_of
+from app.environment_check import check_config, check_environment
+from app.environments import Environment
+from app.errors import InputError
 from app.policy import loaded_policy
 from app.storage import Storage
 
@@ -141,7 +146,27 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_ray_starts(
     [
         (["--environment", '{"id": "CartPol-v1"}'], "InvalidEnvironment", "CartPole-v1"),
         (["--environment", '{"id": "os:CartPole-v1"}'], "InvalidEnvironment", "spec.environment.id"),
-        (["--environment", '{"id": "CartPole-v1", "config": {"speed": 1}}'], "InvalidEnvironment", "speed"),
+        (
+            ["--environment", '{"id": "CartPole-v1", "config": {"sutton_bart_reward": true}}'],
+            "InvalidEnvironment",
+            "spec.environment.config.sutton_bart_reward is no argument of CartPole-v1 (did you mean sutton_barto_reward?)",
+        ),
+        (
+            ["--environment", '{"entryPoint": "worlds:Corridor", "config": {"length": 0}}'],
+            "InvalidEnvironment",
+            "spec.environment.config: worlds:Corridor cannot be made with this config: ValueError; the log of the Job has more",
+        ),
+        (["--environment", '{"entryPoint": "worlds:Corridor"}'], "InvalidEnvironment", "spec.environment.config.length is missing"),
+        (
+            ["--environment", '{"entryPoint": "worlds:Corridor", "config": {"length": 3, "starts_outside": true}}'],
+            "EnvironmentCheckFailed",
+            "gymnasium.utils.env_checker says of worlds:Corridor: ",
+        ),
+        (
+            ["--environment", '{"entryPoint": "worlds:Corridor", "config": {"length": 3, "secret": "xyzzy"}}'],
+            "EnvironmentCheckFailed",
+            "says of worlds:Corridor: KeyError in reset() or step(); the log of the Job has more",
+        ),
         (
             ["--environment", '{"entryPoint": "worlds:Words"}'],
             "UnsupportedSpace",
@@ -162,3 +187,47 @@ def test_wrong_input_is_refused_before_ray_starts(
     assert [list(line) for line in done.lines] == [["error"]]
     assert done.last["error"]["reason"] == reason
     assert named in done.last["error"]["message"]
+
+
+def test_what_an_environment_raises_is_in_the_log_and_not_in_the_message(storage: Storage, trained: Callable[..., Any]) -> None:
+    done = trained(storage, {"entryPoint": "worlds:Corridor", "config": {"length": 3, "secret": "xyzzy"}})
+    assert "xyzzy" not in json.dumps(done.lines)
+    assert "xyzzy" in done.stderr
+
+
+@pytest.mark.parametrize("environment_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0", "FrozenLake-v1"])
+def test_gymnasiums_own_environments_pass_their_check(environment_id: str) -> None:
+    environment = Environment(environment_id, "", {})
+    check_config(environment)
+    check_environment(environment)
+
+
+def test_an_environment_that_is_not_repeatable_is_trained_in_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    check_environment(Environment("", "worlds:Corridor", {"length": 3, "wanders": True}))
+    assert "worlds:Corridor is not repeatable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        ({"rewards": np.zeros(3)}, "rewards of step() have the shape (3,), not (2,)"),
+        ({"observations": np.full((2, 4), np.nan, np.float32)}, "what step() gives is not in its observation_space"),
+    ],
+)
+def test_a_vector_entry_point_that_answers_wrongly_is_refused(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], complaint: str
+) -> None:
+    step = CartPoleVectorEnv.step
+
+    def stepped(self: Any, action: Any) -> Any:
+        observations, rewards, *more = step(self, action)
+        return answers.get("observations", observations), answers.get("rewards", rewards), *more
+
+    monkeypatch.setattr(CartPoleVectorEnv, "step", stepped)
+    with pytest.raises(InputError) as refusal:
+        check_environment(Environment("CartPole-v1", "", {}))
+    assert (refusal.value.reason, refusal.value.exit_code) == ("EnvironmentCheckFailed", 2)
+    assert complaint in refusal.value.message

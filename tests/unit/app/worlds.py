@@ -32,6 +32,30 @@ class Explosive(ShiftedDiscrete):
         return observation, float("inf"), terminated, truncated, more
 
 
+class Corridor(gymnasium.Env[Any, Any]):
+    """A walk of `length` steps; it may begin where its observation space does not reach, or end with an error that tells a secret."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length: int, starts_outside: bool = False, secret: str = "", wanders: bool = False) -> None:
+        if length < 1:
+            raise ValueError(f"the length is at least 1, says {secret}")
+        self.observation_space = spaces.Box(0, length, (1,), np.float32)
+        self._length, self._secret, self._wanders = length, secret, wanders
+        self._start = -1.0 if starts_outside else 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._at = self._start
+        return np.array([self._at], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self._secret:
+            raise KeyError(self._secret)
+        self._at += np.random.default_rng().random() if self._wanders else 1.0
+        return np.array([min(self._at, self._length)], np.float32), 1.0, self._at >= self._length, False, {}
+
+
 class Panel(gymnasium.Env[Any, Any]):
     """Spaces of any kind with observations drawn from them; an action outside its space ends the process with an assertion."""
 

@@ -18,6 +18,7 @@ from controller.model import (
     Progress,
     Revision,
     RolloutEnd,
+    ScheduleStatus,
     ServingStatus,
     Status,
     TrainingStatus,
@@ -65,6 +66,8 @@ ROUND_TRIPS = {
     "a training without a return": replace(FULL, training=TrainingStatus("j", "r", 1, None, Progress(1, 32, None, 0.5, None))),
     "a policy that is not ours": replace(FULL, serving=ServingStatus("sha256:zz", None, None, 0, 1)),
     "no candidate": replace(FULL, candidate=None),
+    "a schedule": replace(FULL, schedule=ScheduleStatus("0 3 * * *", "Etc/UTC", "2026-01-02T03:00:00Z", "2026-01-01T03:00:00Z")),
+    "a schedule that has not come yet": replace(FULL, schedule=ScheduleStatus("0 3 * * *", "Etc/UTC", "2026-01-02T03:00:00Z")),
 }
 
 

@@ -197,6 +197,17 @@ def test_every_golden_file_is_compared() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(STATES)
 
 
+def test_a_schedule_tells_its_next_time() -> None:
+    world = served(training__schedule={"cron": "0 3 * * *"})
+    text = verb_text.status_text(seen(world), world.now, 110)
+    assert "├─ schedule  · trains again at 2026-01-01T03:00:00Z, in 2 h" in text
+    world.now += timedelta(hours=3)
+    world.reconcile()
+    text = verb_text.status_text(seen(world), world.now, 110)
+    assert "trains again at 2026-01-02T03:00:00Z" in text
+    assert "asked for by the schedule: training 2 of this spec" in text
+
+
 def test_commands_that_are_shown_lead_to_the_same_place() -> None:
     world = held_by_the_gate()
     advice = verb_view.advice(seen(world, Invocation("policymodel", " -n rl --context prod")), world.now)
