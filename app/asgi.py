@@ -135,8 +135,8 @@ class PolicyApp:
             if len(body) < LARGE_BYTES:
                 status, content, headers = self._decided(scope, body, answer, is_free)
             else:
-                async with self._line.place(len(body)):
-                    status, content, headers = self._decided(scope, body, answer, is_free)
+                decided = self._line.served(len(body), lambda: self._decided(scope, body, answer, is_free))
+                status, content, headers = await decided
         except Problem as problem:
             if problem.status == 500:
                 log.error("the policy failed", exc_info=problem.__cause__)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from app.problem import overloaded
 
@@ -15,8 +15,12 @@ LONGEST_LINE_S = 0.25
 LARGE_BYTES = 16 * 1024
 # uvloop takes one connection a turn, and four turns later its request is read. So after as many quiet turns nobody waits at the door.
 QUIET_TURNS = 4
+# Those who come may hold up a large request for so many times what the one before it took: large ones keep a quarter of the processor.
+MOST_FOR_THE_DOOR = 3
 # What a byte of a large body costs, until the first is answered: that of 4,096 observations of CartPole takes some 6 ms.
 FIRST_WORK_S_PER_BYTE = 6e-8
+
+Work = TypeVar("Work")
 
 
 class Turnstile:
@@ -57,7 +61,7 @@ class Line:
 
     A turn of the event loop takes one new connection. Were each request served in the turn that it is read in, a crowd that comes over
     new connections would wait where nobody sees it, in the kernel's queue of connections, until that is full and they fail. So before each
-    large request the loop is left to whoever waits at the door, for as long as the large request before it took.
+    large request the loop is left to whoever waits at the door, for a time that depends on what the large request before it took.
 
     Args:
         turnstile: what all requests pass.
@@ -75,9 +79,8 @@ class Line:
         """Whether one more large request would be refused."""
         return self._waiting_bytes * self._work_s_per_byte >= LONGEST_LINE_S
 
-    @asynccontextmanager
-    async def place(self, size: int) -> AsyncIterator[None]:
-        """Waits for the turn of a request; its work is done in the block, without a pause.
+    async def served(self, size: int, work: Callable[[], Work]) -> Work:
+        """Waits for the turn of a request; gives what its work gives, and raises what that raises.
 
         Args:
             size: bytes of its body.
@@ -93,7 +96,7 @@ class Line:
                 await self._door_is_quiet()
                 began = time.thread_time()
                 try:
-                    yield
+                    return work()
                 finally:
                     self._last_work_s = time.thread_time() - began
                     self._work_s_per_byte += (self._last_work_s / size - self._work_s_per_byte) / 8
@@ -101,8 +104,9 @@ class Line:
             self._waiting_bytes -= size
 
     async def _door_is_quiet(self) -> None:
-        """Waits until nobody has come for some turns, or as long as the last large request took."""
-        until, quiet_turns, seen = time.thread_time() + self._last_work_s, 0, self._turnstile.turns
+        """Waits until nobody has come for some turns, but not for ever."""
+        until = time.thread_time() + MOST_FOR_THE_DOOR * self._last_work_s
+        quiet_turns, seen = 0, self._turnstile.turns
         while quiet_turns < QUIET_TURNS and time.thread_time() < until:
             await asyncio.sleep(0)
             quiet_turns = quiet_turns + 1 if self._turnstile.turns == seen else 0

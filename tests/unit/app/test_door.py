@@ -183,11 +183,13 @@ async def served_in_line(work_s: float, count: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: clock[0]))
     line, turns, served_after = overload.Line(overload.Turnstile()), [0], Counter[int]()
 
+    def work() -> None:
+        served_after[turns[0]] += 1
+        clock[0] += work_s
+
     async def served() -> int:
         try:
-            async with line.place(100_000):
-                served_after[turns[0]] += 1
-                clock[0] += work_s
+            await line.served(100_000, work)
         except Problem as problem:
             return problem.status
         return 200
@@ -209,24 +211,37 @@ def test_large_requests_stand_in_a_line_of_bounded_work_and_leave_turns_to_who_c
 
 
 def test_a_line_learns_how_much_work_a_byte_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def crowds() -> int:
+    clock = [0.0]
+    monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: clock[0]))
+
+    def work() -> None:
+        clock[0] += 0.15
+
+    async def fullness() -> list[bool]:
         line = overload.Line(overload.Turnstile())
-        clock = [0.0]
-        monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: clock[0]))
         for _ in range(50):
-            async with line.place(100_000):
-                clock[0] += 0.125
-        holding = [asyncio.create_task(hold(line)) for _ in range(2)]
-        await asyncio.sleep(0)
-        is_full = line.is_full
-        await asyncio.gather(*holding)
-        return is_full and not line.is_full
+            await line.served(100_000, work)
+        found, standing = [line.is_full], []
+        for _ in range(2):
+            standing.append(asyncio.create_task(line.served(100_000, work)))
+            await asyncio.sleep(0)
+            found.append(line.is_full)
+        await asyncio.gather(*standing)
+        return [*found, line.is_full]
 
-    async def hold(line: overload.Line) -> None:
-        async with line.place(102_000):
-            pass
+    assert asyncio.run(fullness()) == [False, False, True, False]
 
-    assert asyncio.run(crowds())
+
+def test_what_is_wrong_with_a_large_request_is_told_as_with_a_small_one() -> None:
+    def work() -> None:
+        raise Problem(422, "must be a number", "/observations/3/1")
+
+    async def told() -> None:
+        await overload.Line(overload.Turnstile()).served(100_000, work)
+
+    with pytest.raises(Problem) as caught:
+        asyncio.run(told())
+    assert caught.value.pointer == "/observations/3/1"
 
 
 def test_while_the_line_is_full_a_large_body_is_refused_unread_and_a_small_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
