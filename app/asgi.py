@@ -16,7 +16,7 @@ from app.acting import Serving, Witness
 from app.body import BodyReader, Receive, Scope, decoded
 from app.door import Send
 from app.meter import Meter
-from app.overload import Turnstile
+from app.overload import LARGE_BYTES, Line, Turnstile
 from app.problem import Headers, Problem, no_policy
 from app.rewards import Report, parsed_report
 from app.rollout import Rollout, pin_of
@@ -78,7 +78,8 @@ class PolicyApp:
         self._name = name
         self._status = status
         self._turnstile = Turnstile()
-        self._bodies = BodyReader(BODY_BYTES, self._turnstile)
+        self._line = Line(self._turnstile)
+        self._bodies = BodyReader(BODY_BYTES, self._turnstile, self._line)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -131,11 +132,11 @@ class PolicyApp:
             self._bodies.limit_bytes = desk.manners.body_bytes
             body = await self._bodies.body(scope, receive)
             began = time.perf_counter()
-            rollout = desk.rollout
-            if rollout is None or not is_free:
-                status, content, headers = answer(desk.serving, body, None)
+            if len(body) < LARGE_BYTES:
+                status, content, headers = self._decided(scope, body, answer, is_free)
             else:
-                status, content, headers = self._rolled_out(rollout, scope, body, answer)
+                decided = self._line.served(len(body), lambda: self._decided(scope, body, answer, is_free))
+                status, content, headers = await decided
         except Problem as problem:
             if problem.status == 500:
                 log.error("the policy failed", exc_info=problem.__cause__)
@@ -146,6 +147,13 @@ class PolicyApp:
         await _send(send, status, content, headers)
         if desk.manners.writes_access_log:
             log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(content)})
+
+    def _decided(self, scope: Scope, body: bytes, answer: Answering, is_free: bool) -> Answer:
+        """The answer of the policy that serves, or of the one that a rollout chooses."""
+        rollout = self._desk.rollout
+        if rollout is None or not is_free:
+            return answer(self._desk.serving, body, None)
+        return self._rolled_out(rollout, scope, body, answer)
 
     def _rolled_out(self, rollout: Rollout, scope: Scope, body: bytes, answer: Answering) -> Answer:
         """The answer of the policy that a rollout chooses, or of the serving one where that fails.

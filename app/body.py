@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.overload import Turnstile
+from app.overload import LARGE_BYTES, Line, Turnstile
 from app.problem import Problem, overloaded
 
 Scope = MutableMapping[str, Any]
@@ -29,9 +29,10 @@ class BodyReader:
     One sweep for all in place of a timeout for each: a timeout costs as much as the inference of a small policy.
     """
 
-    def __init__(self, limit_bytes: int, turnstile: Turnstile) -> None:
+    def __init__(self, limit_bytes: int, turnstile: Turnstile, line: Line) -> None:
         self.limit_bytes = limit_bytes
         self._turnstile = turnstile
+        self._line = line
         self._reading: dict[asyncio.Task[Any], float] = {}
         self._unfinished_bytes = 0
         self._cut_off: set[asyncio.Task[Any]] = set()
@@ -44,8 +45,11 @@ class BodyReader:
             Problem: 408, the connection is then given up; 413, before more than the limit is read; 503, too many bodies are on their way.
         """
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or len(value) > 15 or int(value) > self.limit_bytes):
-                raise self._too_large()
+            if name == b"content-length":
+                if not value.isdigit() or len(value) > 15 or int(value) > self.limit_bytes:
+                    raise self._too_large()
+                if self._line.is_full and int(value) >= LARGE_BYTES:
+                    raise overloaded()
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()

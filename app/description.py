@@ -101,8 +101,8 @@ class Description:
         self._route = route
         self._serving = serving
         policy = serving.policy
-        self._observation = schema_of(policy.observation_space, is_strict=is_strict)
-        self._action = schema_of(policy.action_space, is_strict=True)
+        self._observation = schema_of(policy.observation_space, is_strict=is_strict) | _units(policy.manifest, "observation")
+        self._action = schema_of(policy.action_space, is_strict=True) | _units(policy.manifest, "action")
         self._state = schema_of(policy.state_space, is_strict=False) if policy.is_recurrent else None
 
     def spec(self) -> dict[str, Any]:
@@ -210,6 +210,12 @@ class Description:
         for place, text in {**filled, "@SCHEMAS@": schemas, "@LINKS@": links}.items():
             page = page.replace(place, text)
         return page.encode()
+
+
+def _units(manifest: dict[str, Any], role: str) -> Schema:
+    """What a schema says of units: `x-units`, by JSON pointer (see `app.units`), where the environment tells any."""
+    units = manifest.get("units", {}).get(role)
+    return {"x-units": units} if units else {}
 
 
 def _mask(space: Space) -> Schema | None:

@@ -15,6 +15,7 @@ import numpy as np
 from app.encoding import Encoding, flat_size
 from app.errors import InputError
 from app.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, leaves
+from app.units import told_units
 
 FIELD = "spec.environment"
 # A network's first layer has a row for each number of the observation.
@@ -98,10 +99,17 @@ def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -
 
 
 def checked_spaces(environment: Environment) -> tuple[Space, Space]:
-    """Makes the environment once and gives its observation and action space.
+    """The observation and the action space of an environment; see `checked_interface`."""
+    observation, action, _ = checked_interface(environment)
+    return observation, action
+
+
+def checked_interface(environment: Environment) -> tuple[Space, Space, dict[str, dict[str, str]]]:
+    """Makes the environment once and gives its observation space, its action space, and the units that it tells (see `app.units`).
 
     Raises:
-        InputError: it cannot be made (InvalidEnvironment), or has spaces that are not supported (UnsupportedSpace).
+        InputError: it cannot be made or tells units of nothing (InvalidEnvironment), or has spaces that are not supported
+            (UnsupportedSpace).
     """
     try:
         one = environment.made()
@@ -114,9 +122,17 @@ def checked_spaces(environment: Environment) -> tuple[Space, Space]:
         traceback.print_exc(file=sys.stderr)
         raise InputError("InvalidEnvironment", f"{FIELD}.config: {environment.name} cannot be made with this config: {why}") from error
     try:
-        return spaces_of(one)
+        spaces = spaces_of(one)
+        return *spaces, _units_of(one, named, spaces)
     finally:
         one.close()
+
+
+def _units_of(one: gymnasium.Env[Any, Any], named: str, spaces: tuple[Space, Space]) -> dict[str, dict[str, str]]:
+    try:
+        return told_units(one.metadata or {}, *spaces)
+    except ValueError as error:
+        raise InputError("InvalidEnvironment", f"{FIELD}: {named}: {error}") from error
 
 
 def _known_id(environment_id: Any) -> str:

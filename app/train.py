@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.bundle import MANIFEST_FILE, BundleRefused, canonical_json, digest_of, 
 from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
 from app.environment_check import check_config, check_environment
-from app.environments import checked_spaces, parsed_environment
+from app.environments import checked_interface, parsed_environment
 from app.errors import InputError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
 from app.leaving import Leaving, Terminated
@@ -43,7 +43,11 @@ RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what is asked for and where it goes."""
+    """One training run: what is asked for and where it goes.
+
+    Attributes:
+        units: what the environment tells of them; see `app.units`.
+    """
 
     id: str
     storage: Storage
@@ -53,6 +57,7 @@ class Run:
     evaluation: EvaluationRequest | None
     prefixes: Sequence[str]
     warm_start: WarmStart | None = None
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
@@ -105,10 +110,10 @@ def parsed_run(argv: Sequence[str]) -> Run:
     request = None if evaluation is None else parsed_request(evaluation)
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
     check_config(environment)
-    encoding = Encoding(*checked_spaces(environment))
-    task = TrainingTask(environment, encoding, settings, arguments.workers, arguments.seed)
+    observation, action, units = checked_interface(environment)
+    task = TrainingTask(environment, Encoding(observation, action), settings, arguments.workers, arguments.seed)
     warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
-    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix, warm_start)
+    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix, warm_start, units)
 
 
 def _parser() -> ArgumentParser:
@@ -257,6 +262,7 @@ def _facts(asked: Run, state: RunState) -> dict[str, Any]:
     task = asked.task
     return {
         "environment": task.environment.described(),
+        **({"units": asked.units} if asked.units else {}),
         "seed": task.seed,
         "configHash": _config_hash(task),
         "config": _config(task),

@@ -1,7 +1,9 @@
 """The door in front of Serve, and how it keeps order when too many come."""
 
 import asyncio
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +120,11 @@ def test_whoever_waits_too_long_in_a_turn_of_the_loop_is_told_to_come_again(monk
     assert answers == [(503, b"5")] * 5 + [(503, b"1")] * 3 + [(503, b"5")]
 
 
+def reader_of(limit: int) -> BodyReader:
+    turnstile = overload.Turnstile()
+    return BodyReader(limit, turnstile, overload.Line(turnstile))
+
+
 def read(messages: list[Any], headers: list[tuple[bytes, bytes]], limit: int = 100) -> bytes:
     """The body that comes in these messages; None waits for ever."""
 
@@ -128,7 +135,7 @@ def read(messages: list[Any], headers: list[tuple[bytes, bytes]], limit: int = 1
             message = next(waiting)
             return message if message else await asyncio.sleep(60)
 
-        return await BodyReader(limit, overload.Turnstile()).body({"headers": headers}, receive)
+        return await reader_of(limit).body({"headers": headers}, receive)
 
     return asyncio.run(reading())
 
@@ -159,15 +166,90 @@ def test_large_bodies_that_arrive_together_are_served_as_far_as_a_turn_goes(monk
     clock = iter(float(second) for second in range(1000))
     monkeypatch.setattr(overload, "LONGEST_TURN_S", 5.0)
     monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: next(clock)))
-    reader = BodyReader(100, overload.Turnstile())
+    reader = reader_of(100)
     assert asyncio.run(arriving_together(reader, b"{", b"}", 8)) == [b"{}"] * 5 + [503] * 3
 
 
 def test_no_more_bodies_are_begun_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "UNFINISHED_BYTES", 150)
-    reader = BodyReader(100, overload.Turnstile())
+    reader = reader_of(100)
     for _ in range(2):
         assert asyncio.run(arriving_together(reader, b"x" * 60, b"", 4)) == [b"x" * 60] * 3 + [503]
+
+
+async def served_in_line(work_s: float, count: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], Counter[int]]:
+    """What becomes of large requests of so much work that arrive in one turn, and how many turns went by before each that was served."""
+    clock = [0.0]
+    monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: clock[0]))
+    line, turns, served_after = overload.Line(overload.Turnstile()), [0], Counter[int]()
+
+    def work() -> None:
+        served_after[turns[0]] += 1
+        clock[0] += work_s
+
+    async def served() -> int:
+        try:
+            await line.served(100_000, work)
+        except Problem as problem:
+            return problem.status
+        return 200
+
+    asking = [asyncio.create_task(served()) for _ in range(count)]
+    while not all(task.done() for task in asking):
+        turns[0] += 1
+        await asyncio.sleep(0)
+    return [task.result() for task in asking], served_after
+
+
+def test_large_requests_stand_in_a_line_of_bounded_work_and_leave_turns_to_who_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, served_after = asyncio.run(served_in_line(0.006, 100, monkeypatch))
+    first = [200] * 42  # 0.25 s of requests that are thought to take 6 ms each
+    assert answers == first + [503] * 58
+    assert set(served_after.values()) == {1}
+    turns = sorted(served_after)
+    assert all(later - sooner >= overload.QUIET_TURNS for sooner, later in itertools.pairwise(turns))
+
+
+def test_a_line_learns_how_much_work_a_byte_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(overload, "time", SimpleNamespace(thread_time=lambda: clock[0]))
+
+    def work() -> None:
+        clock[0] += 0.15
+
+    async def fullness() -> list[bool]:
+        line = overload.Line(overload.Turnstile())
+        for _ in range(50):
+            await line.served(100_000, work)
+        found, standing = [line.is_full], []
+        for _ in range(2):
+            standing.append(asyncio.create_task(line.served(100_000, work)))
+            await asyncio.sleep(0)
+            found.append(line.is_full)
+        await asyncio.gather(*standing)
+        return [*found, line.is_full]
+
+    assert asyncio.run(fullness()) == [False, False, True, False]
+
+
+def test_what_is_wrong_with_a_large_request_is_told_as_with_a_small_one() -> None:
+    def work() -> None:
+        raise Problem(422, "must be a number", "/observations/3/1")
+
+    async def told() -> None:
+        await overload.Line(overload.Turnstile()).served(100_000, work)
+
+    with pytest.raises(Problem) as caught:
+        asyncio.run(told())
+    assert caught.value.pointer == "/observations/3/1"
+
+
+def test_while_the_line_is_full_a_large_body_is_refused_unread_and_a_small_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "LONGEST_LINE_S", 0.0)
+    with pytest.raises(Problem) as caught:
+        read([], [(b"content-length", b"20000")], limit=100_000)
+    assert (caught.value.status, caught.value.headers) == (503, [(b"retry-after", b"1")])
+    assert read([part(b"{}", more=False)], [(b"content-length", b"2")]) == b"{}"
 
 
 def part(content: bytes, more: bool = True) -> dict[str, Any]:
@@ -205,7 +287,7 @@ def test_a_request_that_is_cancelled_by_others_stays_cancelled() -> None:
         async def receive() -> Any:
             await asyncio.sleep(60)
 
-        task = asyncio.create_task(BodyReader(100, overload.Turnstile()).body({"headers": []}, receive))
+        task = asyncio.create_task(reader_of(100).body({"headers": []}, receive))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
