@@ -167,7 +167,7 @@ def made_for_rllib(context: dict[str, Any]) -> Any:
 
 def _import_rllib() -> None:
     import ray.rllib.algorithms.ppo  # noqa: F401 - imported for what it leaves in sys.modules
-    import torch  # noqa: F401 - likewise
+    import torch._inductor  # noqa: F401 - likewise: a third of all imports, and RLlib's seeding and Adam need it
 
 
 def _ray_temp_dir() -> Path:
