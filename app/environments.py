@@ -123,7 +123,7 @@ def checked_interface(environment: Environment) -> tuple[Space, Space, dict[str,
         raise InputError("InvalidEnvironment", f"{FIELD}.config: {environment.name} cannot be made with this config: {why}") from error
     try:
         spaces = spaces_of(one)
-        return *spaces, _units_of(one, named, spaces)
+        return *spaces, _units_of(one, environment.name, spaces)
     finally:
         one.close()
 

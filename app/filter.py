@@ -7,10 +7,13 @@ rllib/utils/filter.py): with one worker a mean of 10000 is found to be 5000.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.utils.filter import RunningStat
 
 from app.spaces import Array
+
+FILTER_CLIP = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,25 @@ def begin_with(pipeline: Any, moments: Moments) -> None:
         if isinstance(one, MergingMeanStdFilter):
             stats = _stats(one)
             stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares
+
+
+def filtered(pipeline: Any, observations: Array) -> Array:
+    """Observations as the module sees them: what a filter in the pipeline makes of them, once it has taken all of them in.
+
+    Args:
+        pipeline: an env-to-module pipeline.
+        observations: float32 of shape (batch, *observation).
+    """
+    for one in pipeline.connectors:
+        if isinstance(one, MergingMeanStdFilter):
+            stats = _stats(one)
+            mean = observations.mean(axis=0, dtype=np.float64)
+            new = Moments(len(observations), mean, ((observations - mean) ** 2).sum(axis=0))
+            moments = _moments(stats) + new
+            stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares
+            # Source: rllib/utils/filter.py (Ray 2.60).
+            observations = ((observations - stats.mean) / (stats.std + 1e-8)).clip(-FILTER_CLIP, FILTER_CLIP)
+    return observations.astype(np.float32)
 
 
 def _stats(one: MergingMeanStdFilter) -> Any:

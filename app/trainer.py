@@ -18,10 +18,9 @@ from app.encoding import Encoding
 from app.environments import Environment
 from app.recording import Recording, recorded
 from app.settings import Settings
-from app.spaces import Array
+from app.spaces import Array, Dict, Tuple
 
 REGISTERED_NAME = "policymodel-environment"
-EPISODES, RETURN_SUM, RETURN_SQUARE_SUM = "policymodel_episodes", "policymodel_return_sum", "policymodel_return_square_sum"
 MODULE, FILTER = "default_policy", "observation_filter"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
@@ -41,6 +40,11 @@ class TrainingTask:
     settings: Settings
     workers: int
     seed: int
+
+    @property
+    def samples_in_arrays(self) -> bool:
+        """Whether `app.sampling` and `app.learning` can be used: the network has no state, and an action is one leaf."""
+        return not self.settings.use_lstm and not isinstance(self.encoding.action_space, Tuple | Dict)
 
     def model_config(self) -> dict[str, Any]:
         """The model config of the RLModule. Behind a CNN the hidden layers are those of the heads."""
@@ -89,12 +93,12 @@ class Trainer:
 
     def iterate(self) -> IterationResult:
         """Samples one batch and learns from it."""
+        from app.sampling import counted_episodes
+
         result = self._algorithm.train()
         runners, learners = result["env_runners"], result["learners"][MODULE]
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
-        # A sum of nothing is NaN in RLlib.
-        episodes = int(np.nan_to_num(runners.get(EPISODES, 0)))
-        total, squares = (float(runners[name]) if episodes else 0.0 for name in (RETURN_SUM, RETURN_SQUARE_SUM))
+        episodes, total, squares = counted_episodes(runners)
         is_finite = all(math.isfinite(number) for number in (*losses, total, squares))
         return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite)
 
@@ -163,7 +167,7 @@ def made_for_rllib(context: dict[str, Any]) -> Any:
 
 def _import_rllib() -> None:
     import ray.rllib.algorithms.ppo  # noqa: F401 - imported for what it leaves in sys.modules
-    import torch  # noqa: F401 - likewise
+    import torch._inductor  # noqa: F401 - likewise: a third of all imports, and RLlib's seeding and Adam need it
 
 
 def _ray_temp_dir() -> Path:
@@ -192,6 +196,9 @@ def _algorithm_config(task: TrainingTask) -> Any:
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
 
+    from app.sampling import count_episode
+
+    runner, learner = _classes(task)
     register_env(REGISTERED_NAME, made_for_rllib)
     context = {"environment": task.environment, "encoding": task.encoding}
     mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if task.environment.has_vector_entry_point() else gymnasium.VectorizeMode.SYNC
@@ -203,19 +210,23 @@ def _algorithm_config(task: TrainingTask) -> Any:
             num_envs_per_env_runner=max(1, task.settings.num_envs // max(1, task.workers)),
             gym_env_vectorize_mode=mode,
             env_to_module_connector=_observation_filter if task.settings.filters_observations else None,
+            env_runner_cls=runner,
         )
-        .training(**task.settings.training_arguments())
+        .training(learner_class=learner, **task.settings.training_arguments())
         .rl_module(model_config=task.model_config())
-        .callbacks(on_episode_end=_count_episode)
+        .callbacks(on_episode_end=count_episode)
         .debugging(seed=task.seed, log_level="ERROR")
     )
 
 
-def _count_episode(*, episode: Any, prev_episode_chunks: list[Any], metrics_logger: Any, **_: Any) -> None:
-    """Adds an episode that ended to the sums of its iteration: RLlib's own figures tell no spread."""
-    episode_return = sum(float(chunk.get_return()) for chunk in (*prev_episode_chunks, episode))
-    for name, value in ((EPISODES, 1), (RETURN_SUM, episode_return), (RETURN_SQUARE_SUM, episode_return**2)):
-        metrics_logger.log_value(name, value, reduce="sum")
+def _classes(task: TrainingTask) -> tuple[Any, Any]:
+    """The env runner and the Learner: ours where they can, which are faster, else RLlib's own (None)."""
+    if not task.samples_in_arrays:
+        return None, None
+    from app.learning import FragmentLearner
+    from app.sampling import ArrayEnvRunner
+
+    return ArrayEnvRunner, FragmentLearner
 
 
 def _observation_filter(env: Any, spaces: Any, device: Any) -> Any:
