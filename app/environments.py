@@ -98,12 +98,6 @@ def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -
     return Environment("", _allowed_entry_point(environment["entryPoint"], allowed_prefixes), config)
 
 
-def checked_spaces(environment: Environment) -> tuple[Space, Space]:
-    """The observation and the action space of an environment; see `checked_interface`."""
-    observation, action, _ = checked_interface(environment)
-    return observation, action
-
-
 def checked_interface(environment: Environment) -> tuple[Space, Space, dict[str, dict[str, str]]]:
     """Makes the environment once and gives its observation space, its action space, and the units that it tells (see `app.units`).
 

@@ -6,12 +6,12 @@ import torch
 from solved import ENVIRONMENT, Solved, Watch, seed
 
 from app.encoding import Encoding
-from app.environments import checked_spaces, parsed_environment
+from app.environments import checked_interface, parsed_environment
 from app.settings import parsed_settings
 from app.trainer import Trainer, TrainingTask
 
 environment = parsed_environment({"id": ENVIRONMENT})
-trainer = Trainer(TrainingTask(environment, Encoding(*checked_spaces(environment)), parsed_settings({}), 0, seed()))
+trainer = Trainer(TrainingTask(environment, Encoding(*checked_interface(environment)[:2]), parsed_settings({}), 0, seed()))
 watch = Watch()
 watch.start()
 with contextlib.suppress(Solved):
