@@ -319,10 +319,8 @@ def test_five_times_what_can_be_served_over_new_connections_is_answered_soon_or_
     print(json.dumps({"answers": {k: len(v) for k, v in seen.items()}, "p50S": p50_s, "memoryMib": [round(mib, 1) for mib in memory]}))
     assert sum(map(len, seen.values())) == asked
     assert len(seen[503]) > len(seen[200]) > 0
-    # What a refusal takes is the way there and back, which on a busy machine is this client's own doing; an answer stands in line besides.
-    assert p50_s[200] - p50_s[503] < 2
-    # The beginnings of bodies are held, a tenth of a megabyte each at most: many where the machine is busy, and never as many as were sent.
-    assert memory[-1] - memory[0] < 200, "memory is bounded"
+    assert p50_s[200] < 2
+    assert memory[-1] - memory[len(memory) // 2] < 20, "memory is flat"
     time.sleep(10)
     began = time.monotonic()
     for _ in range(100):
