@@ -16,6 +16,9 @@ from e2e.conftest import example
 from e2e.kube import INGRESS_URL, OBSERVATION, Load, Namespace, steady_load, wait
 
 
+ANOTHER_NAME_OF_THE_IMAGE = "docker.io/library/policymodel-serve:dev"
+
+
 def edit(namespace: Namespace, **serving: object) -> None:
     """Changes fields of spec.serving, and waits until every replica answers so."""
     document = example(namespace)
@@ -150,14 +153,35 @@ def test_a_killed_replica_of_two_loses_what_waits_there_and_our_client_nothing(c
 
 
 @pytest.mark.full
-def test_a_second_cluster_takes_over_under_load(cartpole: Namespace) -> None:
+def test_the_image_changes_and_a_second_cluster_takes_over_under_load(cartpole: Namespace) -> None:
     before = head_pod(cartpole)
 
     def change() -> None:
-        edit(cartpole, template={"labels": {"example.com/cluster": "second"}})
+        edit(cartpole, image=ANOTHER_NAME_OF_THE_IMAGE)
         time.sleep(90)  # the first cluster goes 60 s after the switch
 
     load = answered_meanwhile(cartpole, change)
     print(json.dumps({"answers": len(load.digests), "failures": load.failures}))
     assert head_pod(cartpole) != before
     assert load.failures == []
+
+
+@pytest.mark.full
+def test_decisions_and_returns_are_kept_in_the_claim_that_is_named(cartpole: Namespace) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    cartpole.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "decisions"}, "spec": claim})
+    edit(cartpole, decisionLog={"claimName": "decisions", "maxMegabytes": 10})
+    url, headers = f"{INGRESS_URL}/cartpole-ppo", {"Host": f"{cartpole.name}.localhost", "x-session-id": "e2e"}
+    answer = requests.post(url, json=OBSERVATION, headers=headers, timeout=10).json()
+    report = {"session": "e2e", "step": 1, "return": 3.0, "done": True, "decision_id": answer["decision_id"]}
+    assert requests.post(f"{url}/v1/rewards", json=report, headers=headers, timeout=10).status_code == 200
+    program = f"import pathlib; print(*(p.read_text() for p in pathlib.Path('/decisions/{cartpole.name}/cartpole').glob('*.jsonl')))"
+
+    def lines() -> list[dict[str, object]] | None:
+        text = cartpole.kubectl("exec", head_pod(cartpole), "-c", "ray-head", "--", "python", "-c", program)
+        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return found if len(found) >= 2 else None
+
+    decision, reward = wait(lines, 30, "the decision and its return")
+    assert (decision["kind"], decision["session"], reward["kind"], reward["return"]) == ("decision", "e2e", "reward", 3.0)
+    assert decision["decision_id"] == reward["decision_id"] == answer["decision_id"]
