@@ -15,7 +15,6 @@ from app.client import PolicyClient
 from e2e.conftest import example
 from e2e.kube import INGRESS_URL, OBSERVATION, Load, Namespace, steady_load, wait
 
-
 ANOTHER_NAME_OF_THE_IMAGE = "docker.io/library/policymodel-serve:dev"
 
 
