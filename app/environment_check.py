@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 
 from app.environments import FIELD, Environment, entry_point_class
 from app.errors import InputError
@@ -21,6 +22,8 @@ from app.errors import InputError
 ARGUMENTS_OF_MAKE = ("max_episode_steps", "disable_env_checker")
 # How many are stepped at once where the environment has a vector entry point.
 PROBED = 2
+# What is trained in all the same: an environment that cannot be repeated from its seed, and one whose episodes end with their first step.
+TOLD_ONLY = ("determinis", "random number generator", "np_random", "super().reset", "after 1 step")
 _GYMNASIUM = str(Path(gymnasium.__file__).parent)
 
 
@@ -32,8 +35,10 @@ def check_config(environment: Environment) -> None:
     """
     try:
         parameters = inspect.signature(_creator(environment)).parameters.values()
-    except (TypeError, ValueError):
-        return  # it has no signature that can be read: the constructor itself says what it lacks
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001 - what is not installed, or has no signature that can be read, says so when it is made
+        return
     named = [parameter for parameter in parameters if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
     extra = () if environment.entry_point else ARGUMENTS_OF_MAKE
     allowed = sorted({*(parameter.name for parameter in named), *extra})
@@ -53,7 +58,8 @@ def check_config(environment: Environment) -> None:
 def check_environment(environment: Environment) -> None:
     """Lets Gymnasium's own checker reset and step it, and its vector entry point where there is one.
 
-    An environment that draws at random past its seed is told of in the log, and trained in all the same.
+    An environment that draws at random past its seed, or whose first step ends an episode, is told of in the log, and trained in all the
+    same.
 
     Raises:
         InputError: EnvironmentCheckFailed, with the complaint.
@@ -63,8 +69,8 @@ def check_environment(environment: Environment) -> None:
         complaint = _complaint(lambda: check_env(one, skip_render_check=True, skip_close_check=True))
     finally:
         one.close()
-    if complaint and "determinis" in complaint.lower():
-        print(f"{FIELD}: {environment.name} is not repeatable, so neither is this run: {complaint}", file=sys.stderr)
+    if complaint and any(word in complaint.lower() for word in TOLD_ONLY):
+        print(f"{FIELD}: gymnasium.utils.env_checker says of {environment.name}: {complaint}", file=sys.stderr)
     elif complaint:
         raise InputError("EnvironmentCheckFailed", f"{FIELD}: gymnasium.utils.env_checker says of {environment.name}: {complaint}")
     if environment.has_vector_entry_point():
@@ -81,6 +87,8 @@ def _probe(environment: Environment) -> None:
     """
     vector = environment.made_vector(PROBED)
     try:
+        if vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP) != AutoresetMode.NEXT_STEP:
+            raise _Answered("its metadata's autoreset_mode must be NEXT_STEP")
         observations, _ = vector.reset(seed=0)
         vector.action_space.seed(0)
         stepped, rewards, terminated, truncated, _ = vector.step(vector.action_space.sample())

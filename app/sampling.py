@@ -122,7 +122,10 @@ class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does no
             inputs = self.module._forward_exploration({Columns.OBS: self._tensor(seen[-1])})[Columns.ACTION_DIST_INPUTS]
             actions = distribution.from_logits(inputs).sample().cpu().numpy()
             taken = unsquash_action(actions, space) if self.config.normalize_actions else actions
-            observations, rewards, terminated, truncated, _ = environments.step(taken)
+            observations, *figures = environments.step(taken)
+            # Copies: an environment may use its arrays again, and have flags of another type.
+            rewards = np.array(figures[0], np.float64)
+            terminated, truncated = np.array(figures[1], bool), np.array(figures[2], bool)
             is_step = self._episodes.took(rewards, terminated | truncated)
             steps += int(is_step.sum())
             seen.append(filtered(self._env_to_module, observations))
@@ -131,7 +134,7 @@ class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does no
         actions, inputs, rewards, terminated, truncated, is_step = (np.stack(column) for column in zip(*rows, strict=True))
         with torch.no_grad():
             logp = distribution.from_logits(self._tensor(inputs)).logp(self._tensor(actions)).cpu().numpy()
-        return Fragment(np.stack(seen), actions, inputs, logp, rewards.astype(np.float64), terminated, truncated, is_step)
+        return Fragment(np.stack(seen), actions, inputs, logp, rewards, terminated, truncated, is_step)
 
     def _tensor(self, array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)

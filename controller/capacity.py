@@ -48,7 +48,8 @@ def capacities(nodes: Sequence[Json], pods: Sequence[Json], owner: Owner) -> tup
 def shortage(observed: Observed) -> Problem | None:
     """Why no node has room for one more head pod of the spec's, with the figures; None where one has, or where nobody could say."""
     free, spec = observed.free, observed.spec
-    if free is None or isinstance(free, Unknown):
+    # A pod with a priority may have others put off its node.
+    if free is None or isinstance(free, Unknown) or "priorityClassName" in spec.serving.template:
         return None
     asked = requests(spec.serving.resources or resources.DEFAULT_HEAD_RESOURCES)
     selector, tolerations = spec.serving.template.get("nodeSelector", {}), spec.serving.template.get("tolerations", [])
@@ -63,7 +64,8 @@ def shortage(observed: Observed) -> Problem | None:
     seen = "; ".join(f"{node.name}: {_figures(node, asked)}" for node in candidates[:5]) or "no node takes it"
     message = (
         f"no node has room for a second cluster, whose head pod asks for {wanted} (free: {seen}). Nothing is changed, and the first "
-        "cluster goes on serving; it is tried when there is room. Ask for less (spec.serving.resources), or add a node"
+        "cluster goes on serving; it is tried when there is room. Ask for less (spec.serving.resources), or add a node (where an "
+        "autoscaler does: --nodes-may-be-added, Helm: nodesMayBeAdded)"
     )
     return Problem("NoCapacity", message)
 

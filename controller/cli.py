@@ -23,10 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "operate":
         from controller.handlers import operate
 
-        operate(
-            Settings(options.training_image, options.serving_image, entry_point_prefixes=tuple(options.entry_point_prefix)),
-            options.namespace,
+        settings = Settings(
+            options.training_image,
+            options.serving_image,
+            entry_point_prefixes=tuple(options.entry_point_prefix),
+            nodes_may_be_added=options.nodes_may_be_added,
         )
+        operate(settings, options.namespace)
         return 0
     if options.command == "run":
         from controller.run import run
@@ -50,6 +53,11 @@ def parser(program: str = "policymodel") -> argparse.ArgumentParser:
     operate.add_argument("--training-image", required=True, help="image for training where a PolicyModel names none")
     operate.add_argument("--serving-image", required=True, help="image for serving where a PolicyModel names none")
     operate.add_argument("--namespace", action="append", default=[], help="a namespace to watch; may be repeated (default: all)")
+    operate.add_argument(
+        "--nodes-may-be-added",
+        action="store_true",
+        help="an autoscaler adds nodes for pods that find no room: a second cluster is tried without a look at the nodes",
+    )
     _add_allow_list(operate)
     add_verbs(commands)
     return top

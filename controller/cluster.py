@@ -59,10 +59,18 @@ _API_VERSIONS = {
 }
 
 
-class Cluster:
-    """The cluster that the operator runs in, or that the kubeconfig names."""
+NOT_OVER = "status.phase!=Succeeded,status.phase!=Failed"
 
-    def __init__(self) -> None:
+
+class Cluster:
+    """The cluster that the operator runs in, or that the kubeconfig names.
+
+    Args:
+        looks_at_nodes: before a second cluster is asked for.
+    """
+
+    def __init__(self, *, looks_at_nodes: bool = True) -> None:
+        self._looks_at_nodes = looks_at_nodes
         try:
             config.load_incluster_config()
         except config.ConfigException:
@@ -112,7 +120,7 @@ class Cluster:
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
             replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
             rivals=tuple(self._rivals(owner, spec)),
-            free=self._free(owner) if serving and _changes_the_pods(serving, spec, status) else None,
+            free=self._free(owner) if self._looks_at_nodes and serving and _changes_the_pods(serving, spec, status) else None,
             requests=observation.requests(metadata),
         )
 
@@ -286,9 +294,11 @@ class Cluster:
     def _free(self, owner: Owner) -> tuple[Capacity, ...] | Unknown:
         """What the nodes have left; an operator that watches some namespaces only may not ask."""
         try:
-            return capacity.capacities(self._list("Node", None), self._list("Pod", None), owner)
+            return capacity.capacities(self._list("Node", None), self._list("Pod", None, fields=NOT_OVER), owner)
         except (ApiException, ResourceNotFoundError) as error:
             return Unknown(_in_words(error))
+        except ValueError as error:
+            return Unknown(f"what the pods ask for: {error}")
 
     def _replicas(self, owner: Owner, spec: Spec, ray_service: Json) -> Replicas | Unknown | None:
         """What the replicas say of themselves, through the Service inside the cluster."""
@@ -333,7 +343,7 @@ class Cluster:
 def _changes_the_pods(serving: RayServiceState, spec: Spec, status: Status) -> bool:
     """Whether the nodes matter now: to read all pods of a cluster is much."""
     asked, undone = resources.serving_hash(spec), status.undone_switch
-    return serving.hash not in (None, asked) and not (undone and undone.hash == asked)
+    return spec.serving.ray_service is None and serving.hash not in (None, asked) and not (undone and undone.hash == asked)
 
 
 def _in_words(error: Exception) -> str:

@@ -28,7 +28,7 @@ def operate(settings: Settings, namespaces: Sequence[str]) -> None:
         namespaces: the namespaces to watch; none means all.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    cluster = Cluster()
+    cluster = Cluster(looks_at_nodes=not settings.nodes_may_be_added)
     registry = kopf.OperatorRegistry()
     register(registry, cluster, settings, namespaces)
     metrics.serve(lambda: cluster.statuses(namespaces))

@@ -774,6 +774,7 @@ class Settings:
         storage_root: URI under which each PolicyModel has `<namespace>/<name>`.
         base_url: where Serve answers, or None for the Service or the Ingress of the cluster.
         in_cluster: whether there are claims and Ingresses.
+        nodes_may_be_added: a pod that finds no room brings a node with it, so what the nodes have left says nothing.
     """
 
     training_image: str
@@ -782,6 +783,7 @@ class Settings:
     entry_point_prefixes: tuple[str, ...] = ()
     base_url: str | None = None
     in_cluster: bool = True
+    nodes_may_be_added: bool = False
 
 
 @dataclass(frozen=True)

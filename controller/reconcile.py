@@ -297,7 +297,7 @@ def _requeue_after_s(observed: Observed, steps: tuple[Step, ...]) -> float:
     """Until the next look, or the next scheduled time."""
     next_in_s = scheduling.next_in_s(observed)
     looks_in_s = WATCHING_S if observed.spec.paused else _looks_in_s(steps)
-    return looks_in_s if next_in_s is None else min(looks_in_s, next_in_s + JUST_AFTER_S)
+    return looks_in_s if next_in_s is None else min(looks_in_s, max(ROLLING_OUT_S, next_in_s + JUST_AFTER_S))
 
 
 def _looks_in_s(steps: tuple[Step, ...]) -> float:

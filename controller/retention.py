@@ -51,7 +51,10 @@ def beyond(observed: Observed, recorded: tuple[Revision, ...], wanted: Rollout) 
     """The revisions that are to go, oldest first: those beyond `keepRevisions` that nobody needs, and those that a Job was told of
     before and has not removed. Two runs may have come out the same: a bundle stays as long as one that is kept has its digest."""
     kept = [revision for revision in recorded if revision.is_kept]
-    needed = _needed(observed, recorded, wanted) | {revision.digest for revision in kept[-observed.spec.storage.keep_revisions :]}
+    # What the gate refused, or a rollout ended, must not push out what can be gone back to.
+    good = [revision for revision in kept if revision.is_approved and (revision.rollout is None or revision.rollout.outcome == "Promoted")]
+    newest = [revision for known in (kept, good) for revision in known[-observed.spec.storage.keep_revisions :]]
+    needed = _needed(observed, recorded, wanted) | {revision.digest for revision in newest}
     return [revision for revision in recorded if revision.retention != "Pruned" and revision.digest not in needed]
 
 
@@ -86,6 +89,9 @@ def _needed(observed: Observed, recorded: tuple[Revision, ...], wanted: Rollout)
 def _is_quiet(observed: Observed, steps: tuple[Step, ...]) -> bool:
     """Whether nothing else is under way. A training Job of another run may still say its result again: its revision has to be known."""
     if any(step.under_way or step.actions for step in steps):
+        return False
+    # What cannot be mounted now may come back, with all that is in it.
+    if any(step.finding.type == "Stored" and not step.is_done for step in steps):
         return False
     return not any(job.phase == "Running" or job.deleting or job.run != observed.spec.run for job in observed.jobs)
 

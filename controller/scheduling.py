@@ -81,8 +81,8 @@ def events(observed: Observed) -> tuple[Event, ...]:
         return (
             Event("Normal", "ScheduleFired", f"another training is asked for, as scheduled at {fired}, from seed {observed.spec.seed}"),
         )
-    why = _hindrance(observed, due)
-    assert why
+    another = Problem("ScheduleSkipped", f"the training scheduled at {due} is skipped: another one is asked for")
+    why = _hindrance(observed, due) or another
     return (Event("Warning" if why.reason == "ScheduleMissed" else "Normal", why.reason, why.message),)
 
 
@@ -158,13 +158,17 @@ def _fired(observed: Observed) -> str | None:
 
 
 def _next(schedule: Schedule, after: datetime) -> datetime:
-    return next(CronSim(schedule.cron, after.astimezone(ZoneInfo(schedule.time_zone)))).astimezone(UTC)
+    """The first scheduled time after another. Of the hour that a clock goes through twice, CronSim knows the first time only."""
+    times = (time.astimezone(UTC) for time in CronSim(schedule.cron, after.astimezone(ZoneInfo(schedule.time_zone))))
+    return next(time for time in times if time > after)
 
 
 def _last(schedule: Schedule, now: datetime) -> datetime:
     """The scheduled time at `now`, or else the last one before."""
     just_after = now.replace(microsecond=0) + timedelta(seconds=1)
-    return next(CronSim(schedule.cron, just_after.astimezone(ZoneInfo(schedule.time_zone)), reverse=True)).astimezone(UTC)
+    local = just_after.astimezone(ZoneInfo(schedule.time_zone))
+    times = (time.astimezone(UTC) for time in CronSim(schedule.cron, local, reverse=True))
+    return next(time for time in times if time <= now)
 
 
 def _moment(time: str) -> datetime:

@@ -48,7 +48,9 @@ def of_log(pieces: Iterable[bytes]) -> Material:
     lines = b"".join(pieces).decode(errors="replace").splitlines()
     points = [found for line in lines for found in [observation.parsed(line).get("progress")] if isinstance(found, dict)]
     curve = tuple(
-        (float(point["envSteps"]), float(point["episodeReturnMean"])) for point in points if point.get("episodeReturnMean") is not None
+        (float(point["envSteps"]), float(point["episodeReturnMean"]))
+        for point in points
+        if all(isinstance(point.get(name), int | float) for name in ("envSteps", "episodeReturnMean"))
     )
     return Material(curve, missing=(NO_RETURNS,) if curve else (NO_CURVE, NO_RETURNS))
 

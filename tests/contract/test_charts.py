@@ -123,10 +123,12 @@ def test_the_namespace_of_the_plain_manifests_is_there() -> None:
 
 def test_the_operator_understands_the_arguments_of_its_deployment() -> None:
     values = {"entryPointPrefixes": ["robots", "arms"], "watchNamespaces": ["a", "b"], "trainingImage": "t:1", "servingImage": "s:1"}
+    values["nodesMayBeAdded"] = True
     deployment = rendered(OPERATOR, "o", "s", values)["Deployment", "o-policymodel-operator", "s"]
     options = cli.parser().parse_args(deployment["spec"]["template"]["spec"]["containers"][0]["args"])
     assert (options.command, options.training_image, options.serving_image) == ("operate", "t:1", "s:1")
     assert (options.entry_point_prefix, options.namespace) == (["robots", "arms"], ["a", "b"])
+    assert options.nodes_may_be_added
 
 
 def test_with_watch_namespaces_the_operator_has_rights_in_these_alone() -> None:

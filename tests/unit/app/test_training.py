@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
@@ -193,6 +194,19 @@ def test_what_an_environment_raises_is_in_the_log_and_not_in_the_message(storage
     done = trained(storage, {"entryPoint": "worlds:Corridor", "config": {"length": 3, "secret": "xyzzy"}})
     assert "xyzzy" not in json.dumps(done.lines)
     assert "xyzzy" in done.stderr
+
+
+def test_an_environment_that_ignores_its_seed_is_trained_in_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    check_environment(Environment("", "worlds:Unseeded", {}))
+    assert "env_checker says of worlds:Unseeded" in capsys.readouterr().err
+
+
+def test_what_an_environment_lacks_is_said_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: Environment) -> object:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed, run `pip install gymnasium[box2d]`")
+
+    monkeypatch.setattr("app.environment_check._creator", absent)
+    check_config(Environment("CartPole-v1", "", {}))
 
 
 @pytest.mark.parametrize("environment_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0", "FrozenLake-v1"])

@@ -147,3 +147,17 @@ class Words(Panel):
 
     observation_space = spaces.Dict({"say": spaces.Tuple((spaces.Text(5),))})
     action_space = spaces.Discrete(2)
+
+
+class Unseeded(gymnasium.Env[Any, Any]):
+    """Draws past its seed."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Discrete(2)
+        self._draw = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self._draw.random(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self._draw.random(2, np.float32), 1.0, False, False, {}

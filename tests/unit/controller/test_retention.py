@@ -66,6 +66,17 @@ def test_as_many_as_are_allowed_are_kept():
     assert kept(trained(*SEEDS[:5])) == [1, 2, 3, 4, 5]
 
 
+def test_trainings_that_the_gate_refuses_push_out_nothing_that_can_be_gone_back_to():
+    assert kept(trained(0, 2, 6, 1, 3, 5, storage__keepRevisions=2)) == [2, 3, 5, 6]
+
+
+def test_nothing_is_pruned_while_the_claim_is_not_there():
+    seen = due()
+    assert prunes(plan(seen))
+    assert seen.claim
+    assert prunes(plan(replace(seen, claim=replace(seen.claim, deleting=True)))) == []
+
+
 def test_a_pinned_revision_stays_and_what_was_served_before_goes():
     world = trained(0, 2)
     world.edit(training__seed=2, servedRevision=1)

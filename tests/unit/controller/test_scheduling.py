@@ -169,6 +169,7 @@ def test_the_next_look_is_just_after_the_next_time():
         ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00", "2026-03-29T01:00:00Z"),
         # The clock goes from 3 back to 2: 2:30 is twice, and trained once.
         ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:31:00", "2026-10-26T01:30:00Z"),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00", "2026-10-26T01:30:00Z"),
         ("0 0 * * mon", "Etc/UTC", "2026-01-01T12:00:00", "2026-01-05T00:00:00Z"),
     ],
 )
