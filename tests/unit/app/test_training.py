@@ -197,8 +197,8 @@ def test_what_an_environment_raises_is_in_the_log_and_not_in_the_message(storage
 
 
 def test_an_environment_that_ignores_its_seed_is_trained_in_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    check_environment(Environment("", "worlds:Unseeded", {}))
-    assert "env_checker says of worlds:Unseeded" in capsys.readouterr().err
+    check_environment(Environment("", "unit.app.worlds:Unseeded", {}))
+    assert "env_checker says of unit.app.worlds:Unseeded" in capsys.readouterr().err
 
 
 def test_what_an_environment_lacks_is_said_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
