@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from e2e.conftest import example
 from e2e.kube import Namespace, wait
 
@@ -18,6 +20,7 @@ def trained_at(namespace: Namespace) -> list[str]:
     return [trigger["id"] for trigger in triggers if trigger.get("kind") == "Schedule"]
 
 
+@pytest.mark.full
 def test_a_schedule_of_every_minute_fires_twice_and_no_two_trainings_go_at_once(namespace: Namespace) -> None:
     document = example(namespace)
     document["spec"]["training"] |= {"stop": {"iterations": 1}, "schedule": {"cron": "* * * * *"}}
