@@ -18,7 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit code 1: the PolicyModel cannot be made ready, or what was asked for was not done; 2: the input is wrong;
     more of them in docs/cli.md."""
     top = parser("kubectl policymodel" if Path(sys.argv[0]).name == PLUGIN else "policymodel")
-    options = top.parse_args(arguments)
+    options, rest = top.parse_known_args(arguments)
+    # argparse takes an observation that stands behind flags for one too many.
+    if options.command == "act" and options.observation == "-" and len(rest) == 1 and not rest[0].startswith("--"):
+        options.observation = rest.pop()
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     # Each command imports what it alone needs: the operator's image holds nothing for local runs.
     if options.command == "operate":
         from controller.handlers import operate

@@ -30,6 +30,7 @@ from controller.verb_view import Invocation, View, advice, is_hopeless, view_of
 from controller.verb_writes import Claim, Refusal, Write
 
 POLL_S = 1.0
+MOST_EMPTY_LOGS = 10
 EXIT_INTERRUPTED = 130
 _CLEAR = "\033[H\033[J"
 
@@ -288,14 +289,19 @@ def _news(view: View) -> str:
 
 
 def _logs(asked: Asked) -> int:
-    options, told = asked.options, ""
+    options, told, empty = asked.options, "", 0
     while True:
         try:
             pod, container = _pod(asked, asked.view())
+            has_said = False
             for piece in asked.api.log(pod, container, follow=options.follow, previous=options.previous, tail=options.tail):
+                has_said = True
                 sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
-            return 0
+            # Of a container that is just starting, an empty log may come to its end.
+            empty += 1
+            if has_said or not options.follow or empty == MOST_EMPTY_LOGS:
+                return 0
         except NotStarted as trouble:
             if not options.follow:
                 raise

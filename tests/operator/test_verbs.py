@@ -186,6 +186,18 @@ def test_logs_follow_a_pod_that_has_not_started_yet(place: Place, capsys: pytest
     assert said(capsys, "logs", "cartpole", "-f") == "iteration 1\n"
 
 
+def test_logs_follow_a_pod_that_has_said_nothing_yet(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    labels = {names.LABEL_NAME: "cartpole", names.LABEL_ROLE: "train", names.LABEL_RUN: place.world.status["training"]["run"]}
+    place.kube.put("pods", pod("new", labels))
+    place.kube.logs["new"] = ""
+    assert said(capsys, "logs", "cartpole") == ""
+    monkeypatch.setattr(verbs.time, "sleep", lambda _: place.kube.logs.update(new="iteration 1\n"))
+    assert said(capsys, "logs", "cartpole", "-f") == "iteration 1\n"
+    place.kube.logs["new"] = ""
+    monkeypatch.setattr(verbs.time, "sleep", lambda _: None)
+    assert said(capsys, "logs", "cartpole", "-f") == ""
+
+
 def test_logs_of_a_training_whose_pod_is_gone_say_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert "its pod is gone" in said(capsys, "logs", "cartpole", "--follow", code=3)
 
@@ -496,7 +508,7 @@ def policy() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_act_asks_the_policy_and_says_which_revision_answered(place: Place, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     url, asked = policy
     assert said(capsys, "act", "cartpole", "[0, 0, 1, 0]", "--url", url) == "1   by revision 1 (sha256:ab)\n"
-    told = json.loads(said(capsys, "act", "cartpole", "[0, 0, -1, 0]", "--url", url, "--explore", "--seed", "3", "-o", "json"))
+    told = json.loads(said(capsys, "act", "cartpole", "--url", url, "--explore", "--seed", "3", "-o", "json", "[0, 0, -1, 0]"))
     assert told == {"action": 0, "digest": "sha256:ab", "revision": 1}
     assert asked[0]["host"] == "cartpole.localhost"
     assert (asked[1]["explore"], asked[1]["seed"]) == (True, 3)
