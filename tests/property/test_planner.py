@@ -250,6 +250,8 @@ class Planner(RuleBasedStateMachine):
             assert not seen.spec.paused
         rows = seen.replicas.rows if isinstance(seen.replicas, Replicas) else ()
         missed = {row.error_digest for row in rows if row.error and row.error.reason == "Missing"}
+        tried = [row.candidate for row in rows if row.candidate]
+        missed |= {one.digest for one in tried if one.problem and one.problem.reason == "Missing"}
         published = {revision.run for revision in seen.status.revisions}
         published -= {revision.run for revision in seen.status.revisions if revision.digest in missed or not revision.is_kept}
         for labels in [action.manifest["metadata"]["labels"] for action in plan.actions if isinstance(action, Create)]:

@@ -221,7 +221,7 @@ def test_an_environment_that_is_not_repeatable_is_trained_in_and_the_log_says_so
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
     check_environment(Environment("", "worlds:Corridor", {"length": 3, "wanders": True}))
-    assert "worlds:Corridor is not repeatable" in capsys.readouterr().err
+    assert "env_checker says of worlds:Corridor" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
