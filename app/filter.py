@@ -46,17 +46,14 @@ class MergingMeanStdFilter(MeanStdFilter):  # type: ignore[misc] # mypy does not
 
     def merge_states(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """Adds what each runner has seen since the last merge."""
-        if self._filters is None:
-            self._init_new_filters()
-        (known,) = self._filters.values()
-        before = merged = _moments(known.running_stats)
+        stats = _stats(self)
+        before = merged = _moments(stats)
         for state in states:
             (one,) = state.values()
             seen = _moments(RunningStat.from_state(one["running_stats"][0]))
             if seen.count > before.count:
                 merged = merged + (seen - before)
-        stats = known.running_stats
-        stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = merged.count, merged.mean, merged.squares
+        _set(stats, merged)
         return dict(self.get_state())
 
 
@@ -69,8 +66,7 @@ def begin_with(pipeline: Any, moments: Moments) -> None:
     """Lets the filter in a pipeline go on from what another one has seen."""
     for one in pipeline.connectors:
         if isinstance(one, MergingMeanStdFilter):
-            stats = _stats(one)
-            stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares
+            _set(_stats(one), moments)
 
 
 def filtered(pipeline: Any, observations: Array) -> Array:
@@ -85,8 +81,7 @@ def filtered(pipeline: Any, observations: Array) -> Array:
             stats = _stats(one)
             mean = observations.mean(axis=0, dtype=np.float64)
             new = Moments(len(observations), mean, ((observations - mean) ** 2).sum(axis=0))
-            moments = _moments(stats) + new
-            stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares
+            _set(stats, _moments(stats) + new)
             # Source: rllib/utils/filter.py (Ray 2.60).
             observations = ((observations - stats.mean) / (stats.std + 1e-8)).clip(-FILTER_CLIP, FILTER_CLIP)
     return observations.astype(np.float32)
@@ -101,3 +96,7 @@ def _stats(one: MergingMeanStdFilter) -> Any:
 
 def _moments(stats: Any) -> Moments:
     return Moments(stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array)
+
+
+def _set(stats: Any, moments: Moments) -> None:
+    stats.num_pushes, stats.mean_array, stats.sum_sq_diff_array = moments.count, moments.mean, moments.squares

@@ -432,6 +432,11 @@ class Revision:
         return self.verdict == "Pass" or self.approval is not None
 
     @property
+    def is_good(self) -> bool:
+        """Whether it can be served, and was not stopped on its way. The first one of all has had no rollout."""
+        return self.is_kept and self.is_approved and (self.rollout is None or self.rollout.outcome == "Promoted")
+
+    @property
     def origin(self) -> str:
         """The run that its spec makes by itself."""
         return self.trigger.origin if self.trigger else self.run

@@ -52,7 +52,7 @@ def beyond(observed: Observed, recorded: tuple[Revision, ...], wanted: Rollout) 
     before and has not removed. Two runs may have come out the same: a bundle stays as long as one that is kept has its digest."""
     kept = [revision for revision in recorded if revision.is_kept]
     # What the gate refused, or a rollout ended, must not push out what can be gone back to.
-    good = [revision for revision in kept if revision.is_approved and (revision.rollout is None or revision.rollout.outcome == "Promoted")]
+    good = [revision for revision in kept if revision.is_good]
     newest = [revision for known in (kept, good) for revision in known[-observed.spec.storage.keep_revisions :]]
     needed = _needed(observed, recorded, wanted) | {revision.digest for revision in newest}
     return [revision for revision in recorded if revision.retention != "Pruned" and revision.digest not in needed]

@@ -121,9 +121,7 @@ def _under_way(observed: Observed) -> str | None:
         has_failed = any(job.evaluation == look.id and job.phase == "Failed" for job in observed.jobs)
         return None if has_failed else f"revision {candidate.number} is being evaluated"
     serving = observed.status.serving.digest if observed.status.serving else None
-    is_on_its_way = (
-        candidate.is_approved and spec.served_revision is None and (not candidate.rollout or candidate.rollout.outcome == "Promoted")
-    )
+    is_on_its_way = candidate.is_good and spec.served_revision is None
     if observed.status.candidate or (is_on_its_way and serving != candidate.digest):
         return f"revision {candidate.number} is being rolled out"
     return None

@@ -37,11 +37,7 @@ def incumbent(observed: Observed, recorded: tuple[Revision, ...]) -> Json | None
     if seen is None and last and last.uri:
         # The history may be lost, or cut, and with it what served.
         return rollout.seen_policy(last)
-    good = [
-        revision
-        for revision in recorded
-        if revision.is_approved and revision.is_kept and not (revision.rollout and revision.rollout.outcome != "Promoted")
-    ]
+    good = [revision for revision in recorded if revision.is_good]
     newest = seen or (good[-1] if good else None)
     return rollout.policy(newest) if newest else None
 

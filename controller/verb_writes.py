@@ -13,7 +13,6 @@ from typing import Any
 
 from controller import names, observation
 from controller import status as statuses
-from controller.model import Revision
 from controller.verb_text import joined
 from controller.verb_view import View, held_back, stayed_back
 
@@ -124,7 +123,7 @@ def undo(view: View, number: int | None) -> Write | Refusal:
         )
     if view.serving is None:
         return Refusal("no revision serves that could be undone")
-    good = [revision for revision in view.status.revisions if revision.number != view.serving and _has_been_good(revision)]
+    good = [revision for revision in view.status.revisions if revision.number != view.serving and revision.is_good]
     older = [revision for revision in good if revision.number < view.serving]
     # A revert of the spec serves an older revision again: then it is a newer one that served before.
     promoted = [revision for revision in good if revision.rollout]
@@ -230,8 +229,3 @@ def _kept(view: View) -> str:
 
 def _that_serves(view: View) -> str:
     return f": revision {view.serving} serves" if view.serving else ""
-
-
-def _has_been_good(revision: Revision) -> bool:
-    """Whether a revision can be served, and was not stopped on its way. The first one of all has had no rollout."""
-    return revision.is_kept and revision.is_approved and (revision.rollout is None or revision.rollout.outcome == "Promoted")

@@ -101,6 +101,11 @@ def wait(
         time.sleep(every_s)
 
 
+def head_pod(namespace: Namespace) -> str:
+    (pod,) = (pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
+    return str(pod["metadata"]["name"])
+
+
 def post(host: str, route: str = "/cartpole-ppo", **options: Any) -> requests.Response:
     """One query through the Ingress."""
     return requests.post(INGRESS_URL + route, headers={"Host": host}, timeout=10, **({"json": OBSERVATION} | options))
@@ -115,11 +120,26 @@ class Load:
 
 
 @contextmanager
+def clients(number: int, ask: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Threads that ask, until the block ends and their event is set."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=ask, args=(stop,)) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
 def steady_load(host: str, connections: int, route: str = "/cartpole-ppo") -> Iterator[Load]:
     """Queries through the Ingress over some connections, until the block ends."""
-    load, stop = Load(), threading.Event()
+    load = Load()
 
-    def ask() -> None:
+    def ask(stop: threading.Event) -> None:
         with requests.Session() as session:
             session.trust_env = False
             while not stop.is_set():
@@ -135,12 +155,5 @@ def steady_load(host: str, connections: int, route: str = "/cartpole-ppo") -> It
                 # Two cores run everything: the load is to be steady, not to starve what it watches.
                 stop.wait(0.02)
 
-    threads = [threading.Thread(target=ask) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    try:
+    with clients(connections, ask):
         yield load
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()

@@ -22,7 +22,7 @@ from app.storage import file_uri, open_storage
 from controller import schema
 from controller.model import spec_of
 from e2e.conftest import example
-from e2e.kube import CONTEXT, INGRESS_URL, Namespace, wait
+from e2e.kube import CONTEXT, INGRESS_URL, Namespace, clients, head_pod, wait
 
 REQUESTS = 10
 
@@ -49,7 +49,7 @@ def sessions(
         observe: gives an observation.
         report: gives the return of an episode that a digest answered, to be reported.
     """
-    url, host, stop = f"{INGRESS_URL}/cartpole-ppo", {"Host": f"{namespace.name}.localhost"}, threading.Event()
+    url, host = f"{INGRESS_URL}/cartpole-ppo", {"Host": f"{namespace.name}.localhost"}
     played: list[Episode] = []
 
     def ask(http: requests.Session, episode: Episode, path: str, headers: dict[str, str], body: object) -> requests.Response | None:
@@ -63,7 +63,7 @@ def sessions(
             return None
         return answer
 
-    def play() -> None:
+    def play(stop: threading.Event) -> None:
         with requests.Session() as http:
             http.trust_env = False
             while not stop.is_set():
@@ -81,15 +81,8 @@ def sessions(
                     body = {"session": session, "step": REQUESTS, "return": total, "done": True}
                     ask(http, episode, "/v1/rewards", headers, body)
 
-    threads = [threading.Thread(target=play) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    try:
+    with clients(connections, play):
         yield played
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def at_rest() -> list[float]:
@@ -188,10 +181,9 @@ def offer(
         is_evaluated: as if the gate's episodes had been played, too: only a replica looks at the bundle.
         facts: of its manifest.
     """
-    pod = next(pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
     serving = status(namespace)["serving"]["digest"].removeprefix("sha256:")
     path = f"/storage/{namespace.name}/cartpole/bundles/{serving}/manifest.json"
-    text = namespace.kubectl("exec", pod["metadata"]["name"], "-c", "ray-head", "--", "cat", path)
+    text = namespace.kubectl("exec", head_pod(namespace), "-c", "ray-head", "--", "cat", path)
     known = {name: json.loads(text)[name] for name in ("environment", "observationSpace", "actionSpace")}
     storage = open_storage(file_uri(tmp_path))
     digest = published(storage, model, **{**known, **facts})

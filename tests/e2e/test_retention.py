@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from typing import Any
 
 from e2e.conftest import example
-from e2e.kube import Namespace, steady_load, wait
+from e2e.kube import Namespace, head_pod, steady_load, wait
+from e2e.rollouts import request
 
 
 def revisions(namespace: Namespace) -> list[dict[str, Any]]:
@@ -20,8 +19,7 @@ def retentions(namespace: Namespace) -> list[str]:
 
 def bundles(namespace: Namespace) -> set[str]:
     """The bundles in the claim, as a replica sees them."""
-    pod = next(pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
-    listed = namespace.kubectl("exec", pod["metadata"]["name"], "-c", "ray-head", "--", "ls", f"/storage/{namespace.name}/cartpole/bundles")
+    listed = namespace.kubectl("exec", head_pod(namespace), "-c", "ray-head", "--", "ls", f"/storage/{namespace.name}/cartpole/bundles")
     return {f"sha256:{name}" for name in listed.split()}
 
 
@@ -33,8 +31,7 @@ def test_a_retrained_model_keeps_what_it_is_told_to_and_serves_all_along(namespa
     namespace.apply(document)
     namespace.wait_condition("cartpole", "Ready", "True", timeout_s=300)
     with steady_load(f"{namespace.name}.localhost", 2) as load:
-        content = json.dumps({"id": uuid.uuid4().hex, "user": "e2e", "time": "2026-01-01T00:00:00Z"})
-        namespace.kubectl("annotate", "pm", "cartpole", f"policymodel.dev/retrain={content}")
+        request(namespace, "retrain")
         wait(lambda: retentions(namespace) == ["Pruned", "kept"], 240, "the first revision to go", lambda: str(revisions(namespace)))
         namespace.wait_condition("cartpole", "Ready", "True", timeout_s=60)
     kept = revisions(namespace)[1]

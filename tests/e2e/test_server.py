@@ -13,7 +13,7 @@ import requests
 
 from app.client import PolicyClient
 from e2e.conftest import example
-from e2e.kube import INGRESS_URL, OBSERVATION, Load, Namespace, steady_load, wait
+from e2e.kube import INGRESS_URL, OBSERVATION, Load, Namespace, head_pod, steady_load, wait
 
 ANOTHER_NAME_OF_THE_IMAGE = "docker.io/library/policymodel-serve:dev"
 
@@ -24,11 +24,6 @@ def edit(namespace: Namespace, **serving: object) -> None:
     document["spec"]["serving"] |= serving
     namespace.apply(document)
     namespace.wait_condition("cartpole", "Ready", "True", timeout_s=300)
-
-
-def head_pod(namespace: Namespace) -> str:
-    (pod,) = (pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
-    return str(pod["metadata"]["name"])
 
 
 def kill_a_replica(namespace: Namespace) -> None:

@@ -363,9 +363,7 @@ def test_an_adopted_ray_service_gets_its_configuration_and_nothing_else(kube, op
 def test_a_second_cluster_that_does_not_come_up_is_undone_as_kuberay_takes_it(kube, operator):
     create(kube, rollout={"progressDeadlineSeconds": 30})
     operator()
-    until(lambda: kube.one("jobs", JOB))
-    finish(kube, JOB)
-    until(lambda: is_ready(kube), lambda: status(kube))
+    come_to_rest(kube)
     before = kube.one("rayservices", "cartpole")
     assert before
     config, hash_ = before["spec"]["rayClusterConfig"], before["metadata"]["annotations"][names.ANNOTATION_HASH]
@@ -392,9 +390,7 @@ def test_a_second_cluster_that_does_not_come_up_is_undone_as_kuberay_takes_it(ku
 def test_without_room_on_any_node_the_pods_are_left_as_they_are(kube, operator):
     create(kube)
     operator()
-    until(lambda: kube.one("jobs", JOB))
-    finish(kube, JOB)
-    until(lambda: is_ready(kube), lambda: status(kube))
+    come_to_rest(kube)
     before = kube.one("rayservices", "cartpole")
     assert before
     hash_ = before["metadata"]["annotations"][names.ANNOTATION_HASH]
