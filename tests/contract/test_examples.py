@@ -33,8 +33,14 @@ def arguments(name: str, storage: Path) -> list[str]:
     return list(job["spec"]["template"]["spec"]["containers"][0]["args"])
 
 
+def needs_its_package(name: str) -> None:
+    if name == "lunarlander":
+        pytest.importorskip("Box2D", reason="box2d is not installed: it has no wheel for this machine")
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_can_be_trained(name: str, tmp_path: Path) -> None:
+    needs_its_package(name)
     run = train.parsed_run(arguments(name, tmp_path)[2:])
     assert (run.id, run.task.environment.id) == (spec(name).run, spec(name).environment["id"])
 
@@ -50,6 +56,7 @@ def result_of(command: list[str]) -> dict[str, Any]:
 @pytest.mark.full
 @pytest.mark.parametrize("name", TRAINED)
 def test_an_example_trains_a_policy_that_its_gate_lets_through(name: str, tmp_path: Path) -> None:
+    needs_its_package(name)
     rules = spec(name).gate
     evaluation = gate.judged(history.evaluation_of(result_of(arguments(name, tmp_path))), rules)
     assert gate.verdict(evaluation, rules, is_compared=False).outcome == "Pass", evaluation
