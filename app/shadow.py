@@ -2,7 +2,7 @@
 
 A thread of its own asks, so that a candidate that takes long does not stand in the way of answers. It shares the interpreter with the
 loop, though: whoever is answered while it works waits for it. So it works four times a second at most, which is too seldom to be seen in
-the 99th percentile of a busy replica, and takes a fiftieth of one processor at most. What comes meanwhile waits in a bounded queue, and is
+the 99th percentile of a busy replica, and takes a twentieth of one processor at most. What comes meanwhile waits in a bounded queue, and is
 dropped where that is full: about a thousand requests a second are compared, and the rest of them are counted.
 """
 
@@ -24,7 +24,7 @@ WAITING = 256
 WAITING_BYTES = 8 * 1024 * 1024
 PAUSE_S = 0.25
 # Pauses are so many times as long as the work.
-REST = 49
+REST = 19
 # More than this in one inference would hold memory, and gains nothing.
 JOINED_OBSERVATIONS = 1024
 

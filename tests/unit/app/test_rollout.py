@@ -63,7 +63,7 @@ class Replica:
 
     async def shadowed(self) -> dict[str, Any]:
         """The trial's figures once the shadow has nothing left to do."""
-        for _ in range(500):
+        for _ in range(2000):
             await asyncio.sleep(0.01)
             if not self.holder.trial.shadow._is_under_way:
                 return self.trial
