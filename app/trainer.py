@@ -75,16 +75,16 @@ class IterationResult:
 
 
 class Trainer:
-    """A PPO algorithm on a Ray of its own. `close` ends both."""
+    """A PPO algorithm on a Ray of its own, or on the cluster that this process was submitted to. `close` ends it, and a Ray of its own."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, *, joins_cluster: bool = False) -> None:
         self._task = task
         self._temp_dir = _ray_temp_dir()
         if not os.access(Path.home(), os.W_OK):
             os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
         imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
         imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
-        _start_ray(self._temp_dir, task.workers)
+        _start_ray(self._temp_dir, None if joins_cluster else task.workers)
         imports.join()
         import torch
 
@@ -175,12 +175,16 @@ def _ray_temp_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix="pm-", dir=base if len(base) <= LONGEST_TEMP_DIR else "/tmp"))
 
 
-def _start_ray(temp_dir: Path, workers: int) -> None:
+def _start_ray(temp_dir: Path, workers: int | None) -> None:
+    """A Ray for some workers on this machine; None joins the cluster whose head this process runs on."""
     # Ray 2.60 turns token auth on for a Ray of one process tree and writes the token to $HOME, which may be read-only.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    if workers is None:
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        return
     ray.init(
         address="local",
         num_cpus=workers + 1,
@@ -193,6 +197,7 @@ def _start_ray(temp_dir: Path, workers: int) -> None:
 
 
 def _algorithm_config(task: TrainingTask) -> Any:
+    import torch
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
 
@@ -212,6 +217,8 @@ def _algorithm_config(task: TrainingTask) -> Any:
             env_to_module_connector=_observation_filter if task.settings.filters_observations else None,
             env_runner_cls=runner,
         )
+        # The learner is this process: it sees a GPU where its pod asks for one.
+        .learners(num_gpus_per_learner=int(torch.cuda.is_available()))
         .training(learner_class=learner, **task.settings.training_arguments())
         .rl_module(model_config=task.model_config())
         .callbacks(on_episode_end=count_episode)
