@@ -182,13 +182,15 @@ def _ray_job(
         **_training_container(names.ROLE_TRAIN, image, ["-m", "app.submit", *words], spec, SUBMITTER_RESOURCES),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
+    runner = _pod(worker, names.ROLE_ENV_RUNNER, owner, spec, training.template, stores=False)
+    runner["spec"]["topologySpreadConstraints"] = [_apart(runner["metadata"]["labels"])]
     group = {
         "groupName": "env-runners",
         "replicas": training.workers,
         "minReplicas": training.workers,
         "maxReplicas": training.workers,
         "rayStartParams": {"num-cpus": "1", "num-gpus": "0", "object-store-memory": OBJECT_STORE_BYTES, "disable-usage-stats": "true"},
-        "template": _pod(worker, names.ROLE_ENV_RUNNER, owner, spec, training.template, stores=False),
+        "template": runner,
     }
     cluster = {
         "rayVersion": RAY_VERSION,
@@ -232,6 +234,12 @@ def _ray_container(name: str, image: str, spec: Spec, wanted_resources: Json, mo
     container = _training_container(name, image, [], spec, wanted_resources)
     container["volumeMounts"] = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]
     return {key: value for key, value in container.items() if key not in ("command", "args")}
+
+
+def _apart(labels: Json) -> Json:
+    """Brings the pods with our labels to different nodes, as far as there are nodes with room."""
+    selector = {"matchLabels": {name: labels[name] for name in (names.LABEL_NAME, names.LABEL_ROLE)}}
+    return {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": selector}
 
 
 def _without_devices(wanted: Json) -> Json:
