@@ -88,6 +88,14 @@ def acceptance(observed: Observed, settings: Settings) -> Step:
     unschedulable = scheduling.problem(observed.spec.training.schedule)
     if unschedulable:
         return _refused(unschedulable.reason, unschedulable.message)
+    storage = observed.spec.storage
+    if resources.is_ray_job(observed.spec, settings) and storage.access_modes and "ReadWriteMany" not in storage.access_modes:
+        # Of a claim that is made here the schema knows.
+        return _refused(
+            "ClaimNotShared",
+            f"spec.training.engine: RayJob moves between nodes, and the claim {storage.existing_claim} can be mounted on one node only; "
+            "spec.storage has to be s3, or a claim that is ReadWriteMany",
+        )
     rival = serving.older_rival(observed)
     if rival:
         return _refused(

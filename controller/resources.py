@@ -107,10 +107,10 @@ def job_hash(spec: Spec) -> str:
 
 
 def training_name(owner: Owner, spec: Spec, settings: Settings) -> str:
-    return names.training_ray_job(owner.name, spec.run) if _is_ray_job(spec, settings) else names.training_job(owner.name, spec.run)
+    return names.training_ray_job(owner.name, spec.run) if is_ray_job(spec, settings) else names.training_job(owner.name, spec.run)
 
 
-def _is_ray_job(spec: Spec, settings: Settings) -> bool:
+def is_ray_job(spec: Spec, settings: Settings) -> bool:
     """One machine has no nodes to spread over: `policymodel run` trains in a process, whichever engine is asked for."""
     return spec.training.engine == names.RAY_JOB and settings.in_cluster
 
@@ -147,7 +147,7 @@ def training_job(
         arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
     deadline_s = (training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1)
     annotations = {names.ANNOTATION_REPLACES: replaces} if replaces else {}
-    if _is_ray_job(spec, settings):
+    if is_ray_job(spec, settings):
         words = [*_flags(arguments | {"--engine": names.RAY_JOB}), *_allow_list(settings)]
         return _ray_job(words, owner, spec, settings, training.image or images.training, deadline_s, annotations)
     return _job(
