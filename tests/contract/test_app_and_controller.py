@@ -102,8 +102,7 @@ def test_a_ray_job_and_its_submitter_mean_the_same_to_the_app(tmp_path, monkeypa
         return {}
 
     monkeypatch.setattr(submit, "followed", followed)
-    monkeypatch.setattr(submit, "Leaving", SimpleNamespace)
-    monkeypatch.setattr(submit.Leaving, "listen", lambda _: None, raising=False)
+    monkeypatch.setattr(submit, "Leaving", lambda: SimpleNamespace(listen=lambda: None))
     monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "head:8265")
     monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "id")
     submit.run(arguments({"spec": {"template": job["submitterPodTemplate"]}}, "app.submit"), report.Report(io.StringIO(), None))
