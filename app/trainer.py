@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from app.encoding import Encoding
 from app.environments import Environment
+from app.errors import RetryableError
 from app.recording import Recording, recorded
 from app.settings import Settings
 from app.spaces import Array, Dict, Tuple
@@ -25,6 +27,8 @@ MODULE, FILTER = "default_policy", "observation_filter"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
 LONGEST_TEMP_DIR = 40
+# A node has to be found for a lost worker, and the image may have to be pulled there.
+RUNNERS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,30 @@ class Trainer:
         self._algorithm = _algorithm_config(task).build_algo()
 
     def iterate(self) -> IterationResult:
-        """Samples one batch and learns from it."""
+        """Samples one batch and learns from it.
+
+        Raises:
+            RetryableError: EnvRunnersLost.
+        """
         from app.sampling import counted_episodes
 
-        result = self._algorithm.train()
+        result = self._sampled_result()
         runners, learners = result["env_runners"], result["learners"][MODULE]
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
         episodes, total, squares = counted_episodes(runners)
         is_finite = all(math.isfinite(number) for number in (*losses, total, squares))
         return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite)
+
+    def _sampled_result(self) -> dict[str, Any]:
+        """What RLlib tells of an iteration. Where every env runner is gone it tells of one without a step, whose figures are no numbers: it
+        is asked again until a runner is back, which Ray makes anew where there is room for it."""
+        gives_up = time.monotonic() + RUNNERS_S
+        while True:
+            result: dict[str, Any] = self._algorithm.train()
+            if result["env_runners"].get("num_env_steps_sampled", math.nan) > 0:
+                return result
+            if time.monotonic() > gives_up:
+                raise RetryableError("EnvRunnersLost", f"no env runner came back within {RUNNERS_S:.0f} s; is there room for the workers?")
 
     def save(self, directory: Path) -> None:
         """Writes all that `restore` needs into a directory."""
