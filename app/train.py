@@ -38,6 +38,7 @@ LEAST_GOLDEN = 4
 PARITY_OBSERVATIONS = 1024
 # How much of stop.timeSeconds a killed attempt may take without its being counted.
 NOTED_EVERY_S = 10.0
+ENGINES = ("Job", "RayJob")
 RECORDED_VERSIONS = ("ray", "torch", "gymnasium", "numpy", "onnx")
 
 
@@ -46,6 +47,7 @@ class Run:
     """One training run: what is asked for and where it goes.
 
     Attributes:
+        joins_cluster: it is the driver of a Ray cluster, and has no Ray of its own.
         units: what the environment tells of them; see `app.units`.
     """
 
@@ -57,6 +59,7 @@ class Run:
     evaluation: EvaluationRequest | None
     prefixes: Sequence[str]
     warm_start: WarmStart | None = None
+    joins_cluster: bool = False
     units: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -113,7 +116,18 @@ def parsed_run(argv: Sequence[str]) -> Run:
     observation, action, units = checked_interface(environment)
     task = TrainingTask(environment, Encoding(observation, action), settings, arguments.workers, arguments.seed)
     warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
-    return Run(arguments.run, storage, task, stop, arguments.checkpoint_every, request, arguments.entry_point_prefix, warm_start, units)
+    return Run(
+        id=arguments.run,
+        storage=storage,
+        task=task,
+        stop=stop,
+        checkpoint_every=arguments.checkpoint_every,
+        evaluation=request,
+        prefixes=arguments.entry_point_prefix,
+        warm_start=warm_start,
+        joins_cluster=arguments.engine == "RayJob",
+        units=units,
+    )
 
 
 def _parser() -> ArgumentParser:
@@ -124,6 +138,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")
     parser.add_argument("--stop", required=True, metavar="JSON", help="criteria of which any one ends the training")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="Job", help="RayJob: on the Ray cluster that this was submitted to (default Job)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--checkpoint-every", type=int, default=10, metavar="N", help="iterations between checkpoints (default 10)")
     parser.add_argument("--warm-start", default="null", metavar="JSON", help="the published run to begin with: run and digest")
@@ -139,7 +156,7 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         attempt = Attempts(before.count + 1, before.time_s)
         write_attempts(asked.storage.run(asked.id), attempt)
         weights = warm_weights(asked.storage, asked.warm_start, asked.task) if asked.warm_start else None
-    trainer = Trainer(asked.task)
+    trainer = Trainer(asked.task, joins_cluster=asked.joins_cluster)
     try:
         if weights:
             trainer.begin_with(weights)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from app.encoding import Encoding
 from app.environments import Environment
+from app.errors import RetryableError
 from app.recording import Recording, recorded
 from app.settings import Settings
 from app.spaces import Array, Dict, Tuple
@@ -25,6 +27,8 @@ MODULE, FILTER = "default_policy", "observation_filter"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # A Unix socket's path may be 107 bytes long, and Ray adds some 60 to its directory.
 LONGEST_TEMP_DIR = 40
+# A node has to be found for a lost worker, and the image may have to be pulled there.
+RUNNERS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,16 @@ class IterationResult:
 
 
 class Trainer:
-    """A PPO algorithm on a Ray of its own. `close` ends both."""
+    """A PPO algorithm on a Ray of its own, or on the cluster that this process was submitted to. `close` ends it, and a Ray of its own."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, *, joins_cluster: bool = False) -> None:
         self._task = task
         self._temp_dir = _ray_temp_dir()
         if not os.access(Path.home(), os.W_OK):
             os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
         imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
         imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
-        _start_ray(self._temp_dir, task.workers)
+        _start_ray(self._temp_dir, None if joins_cluster else task.workers)
         imports.join()
         import torch
 
@@ -92,15 +96,30 @@ class Trainer:
         self._algorithm = _algorithm_config(task).build_algo()
 
     def iterate(self) -> IterationResult:
-        """Samples one batch and learns from it."""
+        """Samples one batch and learns from it.
+
+        Raises:
+            RetryableError: EnvRunnersLost.
+        """
         from app.sampling import counted_episodes
 
-        result = self._algorithm.train()
+        result = self._sampled_result()
         runners, learners = result["env_runners"], result["learners"][MODULE]
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
         episodes, total, squares = counted_episodes(runners)
         is_finite = all(math.isfinite(number) for number in (*losses, total, squares))
         return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite)
+
+    def _sampled_result(self) -> dict[str, Any]:
+        """What RLlib tells of an iteration. Where every env runner is gone it tells of one without a step, whose figures are no numbers: it
+        is asked again until a runner is back, which Ray makes anew where there is room for it."""
+        gives_up = time.monotonic() + RUNNERS_S
+        while True:
+            result: dict[str, Any] = self._algorithm.train()
+            if result["env_runners"].get("num_env_steps_sampled", math.nan) > 0:
+                return result
+            if time.monotonic() > gives_up:
+                raise RetryableError("EnvRunnersLost", f"no env runner came back within {RUNNERS_S:.0f} s; is there room for the workers?")
 
     def save(self, directory: Path) -> None:
         """Writes all that `restore` needs into a directory."""
@@ -175,12 +194,16 @@ def _ray_temp_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix="pm-", dir=base if len(base) <= LONGEST_TEMP_DIR else "/tmp"))
 
 
-def _start_ray(temp_dir: Path, workers: int) -> None:
+def _start_ray(temp_dir: Path, workers: int | None) -> None:
+    """A Ray for some workers on this machine; None joins the cluster whose head this process runs on."""
     # Ray 2.60 turns token auth on for a Ray of one process tree and writes the token to $HOME, which may be read-only.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    if workers is None:
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        return
     ray.init(
         address="local",
         num_cpus=workers + 1,
@@ -193,6 +216,7 @@ def _start_ray(temp_dir: Path, workers: int) -> None:
 
 
 def _algorithm_config(task: TrainingTask) -> Any:
+    import torch
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
 
@@ -212,6 +236,8 @@ def _algorithm_config(task: TrainingTask) -> Any:
             env_to_module_connector=_observation_filter if task.settings.filters_observations else None,
             env_runner_cls=runner,
         )
+        # The learner is this process: it sees a GPU where its pod asks for one.
+        .learners(num_gpus_per_learner=int(torch.cuda.is_available()))
         .training(learner_class=learner, **task.settings.training_arguments())
         .rl_module(model_config=task.model_config())
         .callbacks(on_episode_end=count_episode)

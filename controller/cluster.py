@@ -55,6 +55,7 @@ _API_VERSIONS = {
     "Ingress": "networking.k8s.io/v1",
     "RayService": "ray.io/v1",
     "RayCluster": "ray.io/v1",
+    "RayJob": "ray.io/v1",
     "Node": "v1",
 }
 
@@ -103,6 +104,7 @@ class Cluster:
         namespace, name, metadata, spec = owner.namespace, owner.name, document["metadata"], spec_of(document)
         # Jobs before their pods: a Job that has finished is read with the last word of its pod.
         jobs = self._list("Job", namespace, f"{names.LABEL_NAME}={name}")
+        ray_jobs = self._ray_jobs(owner)
         pods = self._list("Pod", namespace, f"{names.LABEL_NAME}={name}")
         ray_service, serving = self._ray_service(owner, spec, status, now)
         claim = None if spec.storage.s3 else self._get("PersistentVolumeClaim", namespace, resources.claim_name(owner, spec))
@@ -114,7 +116,7 @@ class Cluster:
             status=status,
             created=metadata["creationTimestamp"],
             deleting="deletionTimestamp" in metadata,
-            jobs=tuple(self._job_states(owner, jobs, pods, now)),
+            jobs=(*self._job_states(owner, jobs, pods, now), *self._ray_job_states(owner, ray_jobs, pods, now)),
             claim=observation.claim_state(claim, owner, self._claim_events(claim)) if claim else None,
             ray_service=serving,
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
@@ -236,9 +238,23 @@ class Cluster:
     def _job_states(self, owner: Owner, jobs: list[dict[str, Any]], pods: list[dict[str, Any]], now: datetime) -> Iterable[JobState]:
         for job in jobs:
             if observation.is_owned(job, owner):
-                name = job["metadata"]["name"]
-                of_job = [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == name]
+                of_job = [pod for pod in pods if observation.is_of_job(pod, job)]
                 yield observation.job_state(job, of_job, self._log(of_job, job["spec"]["template"]["spec"]["containers"][0]["name"]), now)
+
+    def _ray_jobs(self, owner: Owner) -> list[dict[str, Any]]:
+        try:
+            return self._list("RayJob", owner.namespace, f"{names.LABEL_NAME}={owner.name}")
+        except ResourceNotFoundError:
+            # Without KubeRay there is none; the attempt to make one says so.
+            return []
+
+    def _ray_job_states(
+        self, owner: Owner, ray_jobs: list[dict[str, Any]], pods: list[dict[str, Any]], now: datetime
+    ) -> Iterable[JobState]:
+        for job in ray_jobs:
+            if observation.is_owned(job, owner):
+                submitters = [pod for pod in pods if observation.is_of_job(pod, job)]
+                yield observation.ray_job_state(job, pods, self._log(submitters, names.ROLE_TRAIN), now)
 
     def _log(self, pods: list[dict[str, Any]], container: str) -> str:
         """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""

@@ -71,6 +71,7 @@ def register(registry: kopf.OperatorRegistry, cluster: Cluster, settings: Settin
         ("", "v1", "pods"),
         ("", "v1", "persistentvolumeclaims"),
         ("networking.k8s.io", "v1", "ingresses"),
+        ("ray.io", "v1", "rayjobs"),
     ):
         kopf.on.event(group, version, plural, labels={names.LABEL_NAME: kopf.PRESENT}, registry=registry, id=plural)(child)
 

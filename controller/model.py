@@ -43,6 +43,7 @@ class TrainingSpec:
     template: Json
     warm_start: str = "None"
     schedule: Schedule | None = None
+    engine: str = names.JOB
 
 
 @dataclass(frozen=True)
@@ -470,6 +471,7 @@ class JobState:
     """A training, evaluation or prune Job of ours.
 
     Attributes:
+        kind: Job, or RayJob of a training on a Ray cluster.
         run: whose policy it makes or plays; "" of a prune Job.
         prunes: the digests that it removes.
         hash: that of the fields that its pods were made from; None where an older operator made it.
@@ -492,6 +494,7 @@ class JobState:
     problem: Problem | None = None
     progress: Progress | None = None
     prunes: tuple[str, ...] = ()
+    kind: str = names.JOB
 
 
 @dataclass(frozen=True)
@@ -815,7 +818,7 @@ class Apply(_Written):
 
 @dataclass(frozen=True)
 class Create(_Written):
-    """Creation of a Job: it cannot be changed afterwards, and a second one under its name is refused by the API."""
+    """Creation of a Job or a RayJob: it cannot be changed afterwards, and a second one under its name is refused by the API."""
 
 
 @dataclass(frozen=True)
@@ -906,6 +909,7 @@ def spec_of(document: Json) -> Spec:
             template=training.get("template", {}),
             warm_start=str(training.get("warmStart", "None")),
             schedule=Schedule(schedule["cron"], schedule["timeZone"], schedule["startingDeadlineSeconds"]) if schedule else None,
+            engine=training.get("engine", names.JOB),
         ),
         gate=GateSpec(
             episodes=gate["episodes"],

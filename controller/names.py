@@ -36,12 +36,19 @@ APPROVE, RETRAIN, PROMOTE, ABORT = "approve", "retrain", "promote", "abort"
 REQUESTS = (APPROVE, RETRAIN, PROMOTE, ABORT)
 
 ROLE_TRAIN = "train"
+# Of the pods of a RayJob's cluster: the head, where the driver learns, and the workers.
+ROLE_LEARNER, ROLE_ENV_RUNNER = "learner", "env-runner"
 ROLE_EVALUATE = "evaluate"
 ROLE_PRUNE = "prune"
 ROLE_SERVE = "serve"
 
+# The engines of a training are the kinds of what the operator makes for it.
+JOB, RAY_JOB = "Job", "RayJob"
+
 DEPLOYMENT = "ServePPOModel"
 SERVE_PORT = 8000
+# KubeRay refuses longer names: it adds its own to them (utils.MaxRayJobNameLength).
+RAY_JOB_CHARACTERS = 47
 
 
 def digest_of(made_from: Mapping[str, Any]) -> str:
@@ -65,6 +72,12 @@ def request_annotation(verb: str) -> str:
 
 def training_job(owner: str, run: str) -> str:
     return f"{owner}-train-{run}"
+
+
+def training_ray_job(owner: str, run: str) -> str:
+    """As that of a Job, where it fits."""
+    name = training_job(owner, run)
+    return name if len(name) <= RAY_JOB_CHARACTERS else training_job(owner[:30], digest_of({"owner": owner, "run": run}))
 
 
 def evaluation_job(owner: str, evaluation: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -83,40 +84,94 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobSt
         pods: the pods of this Job, in any order.
         log: the tail of what its running pod has written, or "".
     """
-    labels, status = job["metadata"]["labels"], job.get("status", {})
+    status = job.get("status", {})
     ended = {condition["type"]: condition for condition in status.get("conditions", []) if condition["status"] == "True"}
-    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     container = job["spec"]["template"]["spec"]["containers"][0]
+    end = _End(ended.get("Failed"), "Complete" in ended)
+    attempt = max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0))
+    return _state(names.JOB, job, container, end, attempt, pods, (), log, now)
+
+
+def ray_job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobState:
+    """A RayJob of ours.
+
+    Args:
+        pods: those of its submitter, which bear the Job's name that KubeRay gave them, and of its cluster, among others.
+        log: the tail of what its running submitter has written, or "".
+    """
+    status = job.get("status", {})
+    container = job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
+    submitters = [pod for pod in pods if is_of_job(pod, job)]
+    nodes = [pod for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/cluster") == status.get("rayClusterName", "")]
+    return _state(names.RAY_JOB, job, container, _ray_job_end(status), max(1, len(submitters)), submitters, nodes, log, now)
+
+
+def is_of_job(pod: Json, job: Json) -> bool:
+    """Whether a pod is of a Job, or of the Job that KubeRay makes for a RayJob under its name."""
+    return bool(pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job["metadata"]["name"])
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a Job has ended, if it has: `failed` has the reason and the message."""
+
+    failed: Json | None = None
+    is_complete: bool = False
+
+
+def _ray_job_end(status: Json) -> _End:
+    match status.get("jobDeploymentStatus"):
+        case "Complete" if status.get("jobStatus") == "SUCCEEDED":
+            return _End(is_complete=True)
+        case "Complete":
+            return _End({"reason": "TrainingFailed", "message": f"the Ray job was ended by somebody ({status.get('jobStatus')})"})
+        case "Failed" | "ValidationFailed":
+            reason = "DeadlineExceeded" if status.get("reason") == "DeadlineExceeded" else "TrainingFailed"
+            # Further lines are the driver's log, and that may hold a secret of the environment's.
+            return _End({"reason": reason, "message": _first_line(status.get("message", ""))})
+    return _End()
+
+
+def _state(
+    kind: str, job: Json, container: Json, end: _End, attempt: int, pods: Sequence[Json], nodes: Sequence[Json], log: str, now: datetime
+) -> JobState:
+    """What a Job and a RayJob have in common.
+
+    Args:
+        pods: those that say what comes out.
+        nodes: those of the Ray cluster that it has beside them.
+    """
+    metadata = job["metadata"]
+    labels, annotations = metadata["labels"], metadata.get("annotations", {})
+    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     words = [word for pod in by_age for word in [_last_word(pod, container["name"])] if word]
-    failed = ended.get("Failed")
-    result = (
-        next((word["result"] for word in reversed(words) if _is_result(word, labels[names.LABEL_ROLE])), None)
-        if "Complete" in ended
-        else None
-    )
+    said = next((word["result"] for word in reversed(words) if _is_result(word, labels[names.LABEL_ROLE])), None)
+    result = said if end.is_complete else None
     # Of an attempt that failed there is no result to miss: the pod that ended well may be gone while this one is still there.
-    if "Complete" in ended and result is None and any(_has_ended_well(pod, container["name"]) for pod in by_age):
+    if end.is_complete and result is None and any(_has_ended_well(pod, container["name"]) for pod in by_age):
         advice = "spec.training.image has to be made from the operator's training image"
-        message = f"the Job {job['metadata']['name']} ended well but said no result; {advice}"
-        problem: Problem | None = Problem("NoResult", message)
+        problem: Problem | None = Problem("NoResult", f"the {kind} {metadata['name']} ended well but said no result; {advice}")
+    elif end.failed:
+        problem = _job_problem(end.failed, words, [*nodes, *by_age])
     else:
-        problem = _job_problem(failed, words, by_age) if failed else _first_problem(by_age, now, "spec.training")
+        problem = _first_problem([*by_age, *nodes], now, "spec.training")
     return JobState(
-        name=job["metadata"]["name"],
+        name=metadata["name"],
         role=labels[names.LABEL_ROLE],
         run=labels.get(names.LABEL_RUN, ""),
         evaluation=labels.get(names.LABEL_EVALUATION),
-        phase="Failed" if failed else "Succeeded" if "Complete" in ended else "Running",
-        deleting="deletionTimestamp" in job["metadata"],
-        hash=job["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
-        replaces=job["metadata"].get("annotations", {}).get(names.ANNOTATION_REPLACES),
-        attempt=max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0)),
-        start_time=status.get("startTime"),
+        phase="Failed" if end.failed else "Succeeded" if end.is_complete else "Running",
+        deleting="deletionTimestamp" in metadata,
+        hash=annotations.get(names.ANNOTATION_HASH),
+        replaces=annotations.get(names.ANNOTATION_REPLACES),
+        attempt=attempt,
+        start_time=job.get("status", {}).get("startTime"),
         image=container["image"],
         result=result,
         problem=problem,
         progress=last_progress(log),
-        prunes=prunes(job["metadata"]),
+        prunes=prunes(metadata),
+        kind=kind,
     )
 
 

@@ -88,6 +88,14 @@ def acceptance(observed: Observed, settings: Settings) -> Step:
     unschedulable = scheduling.problem(observed.spec.training.schedule)
     if unschedulable:
         return _refused(unschedulable.reason, unschedulable.message)
+    storage = observed.spec.storage
+    if resources.is_ray_job(observed.spec, settings) and storage.access_modes and "ReadWriteMany" not in storage.access_modes:
+        # Of a claim that is made here the schema knows.
+        return _refused(
+            "ClaimNotShared",
+            f"spec.training.engine: RayJob moves between nodes, and the claim {storage.existing_claim} can be mounted on one node only; "
+            "spec.storage has to be s3, or a claim that is ReadWriteMany",
+        )
     rival = serving.older_rival(observed)
     if rival:
         return _refused(
@@ -160,26 +168,28 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
             return _untrained(begins_with.reason, begins_with.message, problem=begins_with)
         lost = candidate.digest if candidate else None
         manifest = resources.training_job(owner, spec, settings, images, lost, history.opponent(observed, candidate), begins_with)
-        message = f"there is no Job for {_asked_for(spec)} yet; {manifest['metadata']['name']} is asked for"
+        message = f"there is no {manifest['kind']} for {_asked_for(spec)} yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
-        return _untrained("Stopping", f"the Job {job.name} is being deleted, and is started anew when it is gone", under_way="Training")
+        return _untrained(
+            "Stopping", f"the {job.kind} {job.name} is being deleted, and is started anew when it is gone", under_way="Training"
+        )
     if is_outdated(job, observed):
-        return _untrained("Stopping", outdated_message(job), (Delete("Job", job.name),), under_way="Training")
+        return _untrained("Stopping", outdated_message(job), (Delete(job.kind, job.name),), under_way="Training")
     if candidate and job.replaces is None and job.phase != "Running":
         message = f"the bundle of revision {candidate.number} ({short(candidate.digest)}) is not where the replicas look: it is made again"
-        return _untrained("BundleLost", message, (Delete("Job", job.name),), under_way="Training")
+        return _untrained("BundleLost", message, (Delete(job.kind, job.name),), under_way="Training")
     if job.phase == "Failed" or (job.phase == "Succeeded" and job.problem):
-        problem = job.problem or Problem("TrainingFailed", "the Job failed without a word")
+        problem = job.problem or Problem("TrainingFailed", f"the {job.kind} failed without a word")
         return _untrained(
-            problem.reason, f"{problem.message}. Change the spec, or retry as it is: delete the Job {job.name}", problem=problem
+            problem.reason, f"{problem.message}. Change the spec, or retry as it is: delete the {job.kind} {job.name}", problem=problem
         )
     if job.phase == "Succeeded":
         # Its pod is gone, and its result with it; a new Job finds the run published and says the result again.
         return _untrained(
             "ResultLost",
-            f"the Job {job.name} has finished, but its pod is gone: it is asked again",
-            (Delete("Job", job.name),),
+            f"the {job.kind} {job.name} has finished, but its pod is gone: it is asked again",
+            (Delete(job.kind, job.name),),
             under_way="Training",
         )
     if job.problem:
@@ -214,7 +224,7 @@ def _stale_trainings(observed: Observed) -> Iterable[Delete]:
     for job in observed.jobs:
         is_unrecorded = bool(job.result) and job.run not in recorded
         if job.role == names.ROLE_TRAIN and job.run != observed.spec.run and not (job.deleting or is_unrecorded):
-            yield Delete("Job", job.name, "another run is asked for")
+            yield Delete(job.kind, job.name, "another run is asked for")
 
 
 def _status(
@@ -254,7 +264,7 @@ def _status(
         url=resources.url(observed.owner, observed.spec, settings),
         images=images,
         conditions=conditions,
-        training=_training_status(observed),
+        training=_training_status(observed, settings),
         serving=serving.serving_status(observed, recorded),
         candidate=wanted.progress,
         revisions=recorded,
@@ -275,12 +285,12 @@ def _ready(steps: tuple[Step, ...], *, is_pinned: bool) -> Condition:
     return served.finding
 
 
-def _training_status(observed: Observed) -> TrainingStatus | None:
+def _training_status(observed: Observed, settings: Settings) -> TrainingStatus | None:
     """The training Job; of a run that was triggered, its trigger also while there is no Job: it is remembered nowhere else."""
     spec = observed.spec
     job = next((job for job in observed.jobs if job.role == names.ROLE_TRAIN and job.run == spec.run), None)
     if job is None:
-        name = names.training_job(observed.owner.name, spec.run)
+        name = resources.training_name(observed.owner, spec, settings)
         return TrainingStatus(name, spec.run, 1, None, None, spec.trigger) if spec.trigger else None
     return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None, spec.trigger)
 
@@ -364,14 +374,14 @@ def _untrained(reason: str, message: str, actions: tuple[Action, ...] = (), *, u
 
 def _progress_message(job: JobState) -> str:
     if job.progress is None:
-        return f"the Job {job.name} is starting"
+        return f"the {job.kind} {job.name} is starting"
     figures = f"iteration {job.progress.iteration}, {job.progress.env_steps} environment steps"
     if job.progress.episode_return_mean is not None:
         spread = "" if job.progress.episode_return_std is None else f" ± {job.progress.episode_return_std:.1f}"
         figures += f", mean return {job.progress.episode_return_mean:.1f}{spread}"
     if job.progress.steps_per_s is not None:
         figures += f", {job.progress.steps_per_s:.0f} steps/s"
-    return f"the Job {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
+    return f"the {job.kind} {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
 
 
 def _asked_for(spec: Spec) -> str:

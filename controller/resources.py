@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ PRUNE_DEADLINE_S = 3600
 PRUNE_BACKOFF_LIMIT = 3
 # Removing files takes no more, whatever a training does.
 PRUNE_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+
+# A submitter waits, and says what it hears.
+SUBMITTER_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+PLAIN_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+OBJECT_STORE_BYTES = "134217728"
 
 # Ray starts workers at nice 15, behind everything else on the node.
 SERVE_ENVIRONMENT = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_worker_niceness": "0"}
@@ -95,8 +101,18 @@ def job_hash(spec: Spec) -> str:
         "backoffLimit": training.backoff_limit,
         "imagePullSecrets": list(spec.image_pull_secrets),
         "s3": _s3_access(spec),
+        "engine": training.engine if training.engine != names.JOB else None,
     }
     return names.digest_of({key: value for key, value in fields.items() if value})
+
+
+def training_name(owner: Owner, spec: Spec, settings: Settings) -> str:
+    return names.training_ray_job(owner.name, spec.run) if is_ray_job(spec, settings) else names.training_job(owner.name, spec.run)
+
+
+def is_ray_job(spec: Spec, settings: Settings) -> bool:
+    """One machine has no nodes to spread over: `policymodel run` trains in a process, whichever engine is asked for."""
+    return spec.training.engine == names.RAY_JOB and settings.in_cluster
 
 
 def training_job(
@@ -108,7 +124,7 @@ def training_job(
     against: str | None = None,
     begins_with: Revision | None = None,
 ) -> Json:
-    """The Job that trains, publishes and evaluates the run that the spec asks for.
+    """The Job, or the RayJob, that trains, publishes and evaluates the run that the spec asks for.
 
     Args:
         replaces: the digest that the run was published with, where its bundle is lost.
@@ -129,6 +145,11 @@ def training_job(
     }
     if begins_with:
         arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
+    deadline_s = (training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1)
+    annotations = {names.ANNOTATION_REPLACES: replaces} if replaces else {}
+    if is_ray_job(spec, settings):
+        words = [*_flags(arguments | {"--engine": names.RAY_JOB}), *_allow_list(settings)]
+        return _ray_job(words, owner, spec, settings, training.image or images.training, deadline_s, annotations)
     return _job(
         names.training_job(owner.name, spec.run),
         names.ROLE_TRAIN,
@@ -139,9 +160,91 @@ def training_job(
         training.image or images.training,
         training.resources,
         backoff_limit=training.backoff_limit,
-        deadline_s=(training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1),
-        annotations={names.ANNOTATION_REPLACES: replaces} if replaces else {},
+        deadline_s=deadline_s,
+        annotations=annotations,
     )
+
+
+def _ray_job(
+    words: list[str], owner: Owner, spec: Spec, settings: Settings, image: str, deadline_s: int, annotations: Mapping[str, str]
+) -> Json:
+    """The same training as a Ray job, on a cluster of its own.
+
+    The driver runs on the head and learns there; each worker pod has room for one env runner. KubeRay makes a Job of the submitter's pod,
+    which says what the driver says (`app.submit`): it is what a training Job's pod is to the operator, and its attempts are the run's. A
+    new attempt goes to the same cluster; a head that is lost is made anew in it.
+    """
+    training = spec.training
+    labels = {names.LABEL_RUN: spec.run}
+    head = _ray_container("ray-head", image, spec, training.resources, _storage_mounts(spec))
+    worker = _ray_container("ray-worker", image, spec, _without_devices(training.resources), [])
+    submitter = {
+        **_training_container(names.ROLE_TRAIN, image, ["-m", "app.submit", *words], spec, SUBMITTER_RESOURCES),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    runner = _pod(worker, names.ROLE_ENV_RUNNER, owner, spec, training.template, stores=False)
+    runner["spec"]["topologySpreadConstraints"] = [_apart(runner["metadata"]["labels"])]
+    group = {
+        "groupName": "env-runners",
+        "replicas": training.workers,
+        "minReplicas": training.workers,
+        "maxReplicas": training.workers,
+        "rayStartParams": {"num-cpus": "1", "num-gpus": "0", "object-store-memory": OBJECT_STORE_BYTES, "disable-usage-stats": "true"},
+        "template": runner,
+    }
+    cluster = {
+        "rayVersion": RAY_VERSION,
+        "enableInTreeAutoscaling": False,
+        "authOptions": {"mode": "disabled"},
+        "headGroupSpec": {
+            # No env runner finds room here: the driver learns.
+            "rayStartParams": {
+                "dashboard-host": "0.0.0.0",
+                "num-cpus": "0",
+                "object-store-memory": OBJECT_STORE_BYTES,
+                "disable-usage-stats": "true",
+            },
+            "template": _pod(head, names.ROLE_LEARNER, owner, spec, training.template),
+        },
+        **({"workerGroupSpecs": [group]} if training.workers else {}),
+    }
+    pod = _pod(submitter, names.ROLE_TRAIN, owner, spec, training.template, stores=False)
+    pod["metadata"]["labels"].update(labels)
+    pod["spec"]["restartPolicy"] = "Never"
+    metadata = _metadata(training_name(owner, spec, settings), owner, annotations={names.ANNOTATION_HASH: job_hash(spec), **annotations})
+    metadata["labels"].update({names.LABEL_ROLE: names.ROLE_TRAIN, **labels})
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": names.RAY_JOB,
+        "metadata": metadata,
+        "spec": {
+            "submissionMode": "K8sJobMode",
+            "entrypoint": shlex.join(["python", "-m", "app.train", *words]),
+            "shutdownAfterJobFinishes": True,
+            "activeDeadlineSeconds": deadline_s,
+            "submitterConfig": {"backoffLimit": training.backoff_limit},
+            "submitterPodTemplate": pod,
+            "rayClusterSpec": cluster,
+        },
+    }
+
+
+def _ray_container(name: str, image: str, spec: Spec, wanted_resources: Json, mounts: list[Json]) -> dict[str, Any]:
+    """A node of the Ray cluster that trains; KubeRay gives the command."""
+    container = _training_container(name, image, [], spec, wanted_resources)
+    container["volumeMounts"] = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]
+    return {key: value for key, value in container.items() if key not in ("command", "args")}
+
+
+def _apart(labels: Json) -> Json:
+    """Brings the pods with our labels to different nodes, as far as there are nodes with room."""
+    selector = {"matchLabels": {name: labels[name] for name in (names.LABEL_NAME, names.LABEL_ROLE)}}
+    return {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": selector}
+
+
+def _without_devices(wanted: Json) -> Json:
+    """Resources but for GPUs and their like: those are the learner's."""
+    return {kind: {name: amount for name, amount in quantities.items() if name in PLAIN_RESOURCES} for kind, quantities in wanted.items()}
 
 
 def evaluation_job(owner: Owner, spec: Spec, settings: Settings, images: Images, revision: Revision, look: Look) -> Json:
@@ -245,7 +348,7 @@ def ray_service(owner: Owner, spec: Spec, images: Images) -> Json:
             "rayStartParams": {
                 "dashboard-host": "0.0.0.0",
                 "num-cpus": "8",
-                "object-store-memory": "134217728",
+                "object-store-memory": OBJECT_STORE_BYTES,
                 "disable-usage-stats": "true",
             },
             "template": _head_pod(owner, spec, images),
@@ -443,23 +546,13 @@ def _job(
     deadline_s: int,
     annotations: Mapping[str, str] | None = None,
 ) -> Json:
-    training = spec.training
-    container = {
-        "name": role,
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python"],
-        "args": arguments,
-        "env": _environment({"HOME": "/tmp", **_s3_environment(spec)}, training.template),
-        "resources": wanted_resources,
-        "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [
-            *_storage_mounts(spec),
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "shm", "mountPath": "/dev/shm"},
-        ],
-    }
-    pod = _pod(container, role, owner, spec, training.template)
+    container = _training_container(role, image, arguments, spec, wanted_resources)
+    container["volumeMounts"] = [
+        *_storage_mounts(spec),
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    pod = _pod(container, role, owner, spec, spec.training.template)
     pod["metadata"]["labels"].update(labels)
     pod["spec"]["restartPolicy"] = "Never"
     pod["spec"]["terminationGracePeriodSeconds"] = 30
@@ -485,18 +578,36 @@ def _job(
     }
 
 
-def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json) -> dict[str, Any]:
+def _training_container(name: str, image: str, arguments: list[str], spec: Spec, wanted_resources: Json) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python"],
+        "args": arguments,
+        "env": _environment({"HOME": "/tmp", **_s3_environment(spec)}, spec.training.template),
+        "resources": wanted_resources,
+        "securityContext": _CONTAINER_SECURITY,
+    }
+
+
+def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json, *, stores: bool = True) -> dict[str, Any]:
+    """A pod with one container of ours.
+
+    Args:
+        stores: it reads or writes the storage: it has its volumes, and is placed where they can be mounted.
+    """
     pod_spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": dict(_POD_SECURITY),
         "containers": [container],
         "volumes": [
-            *_storage_volumes(owner, spec),
+            *(_storage_volumes(owner, spec) if stores else []),
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    affinity = _affinity(owner, spec)
+    affinity = _affinity(owner, spec) if stores else None
     if affinity:
         pod_spec["affinity"] = affinity
     if spec.image_pull_secrets:

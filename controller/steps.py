@@ -30,7 +30,7 @@ def is_outdated(job: JobState, observed: Observed) -> bool:
 
 def outdated_message(job: JobState) -> str:
     why = f" ({job.problem.message})" if job.problem else ""
-    return f"the Job {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
+    return f"the {job.kind} {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
 
 
 def told_policy(observed: Observed) -> Json | None:

@@ -238,7 +238,7 @@ def _of_what_is_not_ready(view: View, ready: Condition) -> Advice:
         text = f"revision {back.number} stays back until spec.training or spec.rollout changes, or somebody promotes it"
         return Advice(text, ((view.command("promote", f"--revision {back.number}"), "serves it all the same"), retrain))
     if view.is_(statuses.TRAINED, "False"):
-        text = "the training has failed: change the spec, or delete its Job to try the same again"
+        text = "the training has failed: change the spec, or delete its Job (RayJob) to try the same again"
         return Advice(text, ((view.command("logs"), "what it said"), (view.kubectl(f"edit policymodel {view.name}"), "changes the spec")))
     if view.is_(statuses.APPROVED, "False"):
         return Advice("the evaluation has failed: read what is wrong above", (_describe(view),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, train, warm
+from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, submit, train, warm
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
@@ -78,6 +79,38 @@ def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path)
     assert {key: value for key, value in run.task.environment.described().items() if value} == {
         key: value for key, value in wanted.environment.items() if value
     }
+
+
+def test_a_ray_job_and_its_submitter_mean_the_same_to_the_app(tmp_path, monkeypatch):
+    """The submitter hands on its flags as they are; the driver reads them, quoted for a shell."""
+    wanted = spec(
+        training__engine="RayJob",
+        training__workers=2,
+        storage__pvc={"size": "1Gi", "accessModes": ["ReadWriteMany"]},
+        environment={"id": "CartPole-v1", "config": {"sutton_barto_reward": True}},
+    )
+    job = resources.training_job(OWNER, wanted, here(tmp_path), IMAGES)["spec"]
+    python, flag, module, *flags = shlex.split(job["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "app.train")
+    run = train.parsed_run(flags)
+    assert (run.id, run.joins_cluster, run.task.workers) == (wanted.run, True, 2)
+    assert run.task.environment.described()["config"] == {"sutton_barto_reward": True}
+    submitted: list[Any] = []
+
+    async def followed(job_: Any, entrypoint: str, report_: Any) -> dict[str, Any]:
+        submitted.append(entrypoint)
+        return {}
+
+    monkeypatch.setattr(submit, "followed", followed)
+    monkeypatch.setattr(submit, "Leaving", lambda: SimpleNamespace(listen=lambda: None))
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "head:8265")
+    monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "id")
+    submit.run(arguments({"spec": {"template": job["submitterPodTemplate"]}}, "app.submit"), report.Report(io.StringIO(), None))
+    assert submitted == [job["entrypoint"]]
+
+
+def test_a_job_has_a_ray_of_its_own(tmp_path):
+    assert not train.parsed_run(arguments(resources.training_job(OWNER, spec(), here(tmp_path), IMAGES), "app.train")).joins_cluster
 
 
 def test_a_warm_start_means_the_same_to_the_app(tmp_path):

@@ -82,6 +82,16 @@ GOOD = {
             },
         ),
     ),
+    "a Ray cluster beside a bucket": text(
+        ("spec.storage.pvc", GONE), ("spec.storage.s3", {"bucket": "policies"}), ("spec.training.engine", "RayJob")
+    ),
+    "a Ray cluster beside a claim for many nodes": text(
+        ("spec.storage.pvc.accessModes", ["ReadWriteMany"]), ("spec.training.engine", "RayJob")
+    ),
+    "a Ray cluster beside a claim that says nothing of itself here": text(
+        ("spec.storage.pvc", {"existingClaim": "mine"}), ("spec.training.engine", "RayJob")
+    ),
+    "the engine by its name": text(("spec.training.engine", "Job")),
     "another claim": text(("spec.storage.pvc", {"size": "1.5Ti", "accessModes": ["ReadWriteMany"], "storageClassName": "fast"})),
     "an existing claim": text(("spec.storage.pvc", {"existingClaim": "mine"})),
     "a small claim": text(("spec.storage.pvc.size", "0.5Gi")),
@@ -177,6 +187,11 @@ BAD = {
     "both id and entry point": text(("spec.environment.entryPoint", "a:B")),
     "an entry point that is none": text(("spec.environment", {"entryPoint": "os.system('x')"})),
     "an empty id": text(("spec.environment.id", "")),
+    "another engine": text(("spec.training.engine", "Pod")),
+    "a Ray cluster beside a claim for one node": text(("spec.training.engine", "RayJob")),
+    "a Ray cluster beside a claim that says it is for one node": text(
+        ("spec.storage.pvc.accessModes", ["ReadWriteOnce"]), ("spec.training.engine", "RayJob")
+    ),
     "another algorithm": text(("spec.training.algorithm", "DQN")),
     "text for a number": text(("spec.training.seed", "0")),
     "a number for text": text(("spec.serving.route", 5)),
@@ -308,6 +323,11 @@ def test_a_key_that_stands_twice_is_refused_here_though_kubectl_takes_the_last_o
 def test_a_bad_object_is_refused_here(manifest):
     with pytest.raises(schema.InvalidPolicyModel):
         schema.load(manifest)
+
+
+def test_a_ray_cluster_beside_a_claim_for_one_node_is_told_the_field_and_what_is_allowed():
+    with pytest.raises(schema.InvalidPolicyModel, match=r"spec.training.engine: .* spec.storage has to be s3, or a pvc .* ReadWriteMany"):
+        schema.load(text(("spec.training.engine", "RayJob")))
 
 
 def without_nulls_of_the_environment(document: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ KINDS = {
     "ingresses": ("networking.k8s.io", "v1", "Ingress"),
     "rayservices": ("ray.io", "v1", "RayService"),
     "rayclusters": ("ray.io", "v1", "RayCluster"),
+    "rayjobs": ("ray.io", "v1", "RayJob"),
     "nodes": ("", "v1", "Node"),
     "pods": ("", "v1", "Pod"),
     "persistentvolumeclaims": ("", "v1", "PersistentVolumeClaim"),

@@ -94,7 +94,9 @@ class Job:
 
     @property
     def flags(self) -> dict[str, str]:
-        words = self.manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+        spec = self.manifest["spec"]
+        pod = spec["submitterPodTemplate" if self.manifest["kind"] == names.RAY_JOB else "template"]
+        words = pod["spec"]["containers"][0]["args"]
         return {word: words[index + 1] for index, word in enumerate(words[:-1]) if word.startswith("--")}
 
 
@@ -255,7 +257,7 @@ class World:
                 self.seeds[job.labels[names.LABEL_RUN]] = int(job.flags["--seed"])
                 self.origins[job.labels[names.LABEL_RUN]] = spec_of(self.document).origin
         elif isinstance(action, Delete):
-            if action.kind == "Job" and action.name in self.jobs:
+            if action.name in self.jobs and action.kind == self.jobs[action.name].manifest["kind"]:
                 self._supersede(self.jobs[action.name])
             elif action.kind == "Ingress":
                 self.ingress = None
@@ -397,6 +399,7 @@ class World:
             result=result,
             problem=problem,
             prunes=job.prunes,
+            kind=job.manifest["kind"],
         )
 
     def _publish(self, job: Job, run: str) -> None:

@@ -114,21 +114,24 @@ def edit(kube: Kube, **changes: Any) -> None:
     kube.change("policymodels", "cartpole", lambda found: found.update(spec=after))
 
 
-def finish(kube: Kube, name: str) -> None:
-    """The Job's pod ends with a result, as `app.train` says it."""
-    job = kube.one("jobs", name)
+def finish(kube: Kube, name: str, plural: str = "jobs") -> None:
+    """The pod of a Job, or the submitter of a RayJob, ends with a result, as `app.train` says it."""
+    job = kube.one(plural, name)
     assert job
-    flags = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    template = job["spec"]["template" if plural == "jobs" else "submitterPodTemplate"]
+    flags = template["spec"]["containers"][0]["args"]
     evaluation = json.loads(flags[flags.index("--evaluation") + 1])
     run = job["metadata"]["labels"][names.LABEL_RUN]
     figures = {**evaluation, "mean": 500.0, "std": 0.0}
     result = {"run": run, "digest": f"sha256:{run:0<64}", "uri": f"file:///storage/{run}", "evaluation": figures}
     ended = {"terminated": {"exitCode": 0, "reason": "Completed", "message": json.dumps({"result": result})}}
-    labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
+    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
     pod = {"metadata": {"name": f"{name}-x", "labels": labels, "ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
     kube.put("pods", {**pod, "status": {"phase": "Succeeded", "containerStatuses": [{"name": "train", "image": "i", "state": ended}]}})
-    condition = {"type": "Complete", "status": "True"}
-    kube.change("jobs", name, lambda found: found.update(status={"succeeded": 1, "conditions": [condition]}))
+    ended_well = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+    if plural == "rayjobs":
+        ended_well = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    kube.change(plural, name, lambda found: found.update(status=ended_well))
 
 
 def status(kube: Kube) -> dict[str, Any]:
@@ -298,6 +301,19 @@ def test_another_seed_replaces_the_job_and_then_what_is_served(kube, operator):
     until(lambda: is_ready(kube) and kube.one("jobs", JOB) is None, lambda: status(kube))
     assert served_digest(kube) == f"sha256:{second:0<64}"
     assert status(kube)["serving"]["revision"] == 2
+
+
+def test_a_ray_job_is_watched_to_its_end_and_goes_when_another_is_asked_for(kube, operator):
+    many_nodes = {"training__engine": "RayJob", "storage__pvc": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
+    operator()
+    create(kube, **many_nodes)
+    until(lambda: kube.one("rayjobs", JOB), lambda: status(kube))
+    edit(kube, **many_nodes, training__seed=2)
+    second = names.training_ray_job("cartpole", spec_of(document(training__seed=2)).run)
+    until(lambda: kube.one("rayjobs", second) and kube.one("rayjobs", JOB) is None, lambda: status(kube))
+    finish(kube, second, "rayjobs")
+    until(lambda: is_ready(kube), lambda: status(kube))
+    assert kube.created("jobs") == []
 
 
 def ask(kube: Kube, verb: str, **more: Any) -> None:

@@ -1,6 +1,8 @@
 """Programs for test_sampling.py: they run in a process of their own, where RLlib's warnings are no errors."""
 
 import json
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -215,6 +217,18 @@ def runners_in_other_processes_sample_so_too() -> None:
         trainer.restore(Path(directory))
     assert trainer.iterate().env_steps > results[1].env_steps
     trainer.close()
+
+
+def a_runner_that_is_killed_is_made_anew_and_nothing_is_told_of_the_time_without_it() -> None:
+    """Its iteration has steps and figures as any other."""
+    lone = Trainer(task(workers=1))
+    before = lone.iterate()
+    (pid,) = lone._algorithm.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
+    os.kill(pid, signal.SIGKILL)
+    after = lone.iterate()
+    assert after.is_finite
+    assert before.env_steps < after.env_steps <= 2 * before.env_steps
+    lone.close()
 
 
 def main(names: list[str]) -> None:

@@ -54,6 +54,11 @@ def test_runners_in_other_processes_sample_so_too() -> None:
     assert wrong("runners_in_other_processes_sample_so_too") == {}
 
 
+@pytest.mark.full
+def test_a_runner_that_is_killed_is_made_anew_and_nothing_is_told_of_the_time_without_it() -> None:
+    assert wrong("a_runner_that_is_killed_is_made_anew_and_nothing_is_told_of_the_time_without_it") == {}
+
+
 @pytest.mark.parametrize(
     ("action_space", "config", "is_so"),
     [

@@ -31,6 +31,7 @@ NOT_OF_THE_RUN = {
     "the distance of checkpoints": {"training__checkpointEvery": 5},
     "the training pod's resources": {"training__resources": {"requests": {"cpu": "2"}}},
     "the training pod's template": {"training__template": {"nodeSelector": {"gpu": "yes"}}},
+    "the engine": {"training__engine": "RayJob", "storage__pvc": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}},
 }
 OF_THE_RUN = {
     "the environment": {"environment": {"id": "CartPole-v0"}},
@@ -129,6 +130,13 @@ def test_children_are_named_after_their_owner_and_what_they_are_made_from():
     assert names.evaluation_job("cartpole", "abc") == "cartpole-evaluate-abc"
     assert names.claim("cartpole") == "cartpole-policies"
     assert names.serve_service("cartpole") == "cartpole-serve-svc"
+
+
+def test_a_ray_job_has_the_name_of_the_job_where_kuberay_takes_it():
+    assert names.training_ray_job("a" * 30, EXAMPLE_RUN) == names.training_job("a" * 30, EXAMPLE_RUN)
+    longer = [names.training_ray_job("a" * 39 + last, run) for last in "bc" for run in (EXAMPLE_RUN, "0" * 10)]
+    assert len(set(longer)) == 4
+    assert {len(name) for name in longer} == {47}
 
 
 def test_the_longest_name_that_the_schema_takes_fits_into_every_childs_name():

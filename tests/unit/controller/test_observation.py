@@ -575,3 +575,97 @@ def test_a_comparison_is_read_only_where_it_is_whole(against, is_one):
     result = {**RESULT, "evaluation": {**COMPARED, "against": against}}
     found = seen(job(ended("Complete")), pod(state=terminated(said({"result": result}))))
     assert (found.result is not None) is is_one
+
+
+def ray_job(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    template = {"spec": {"containers": [{"name": "train", "image": "train:1"}]}}
+    return {**job(**metadata), "spec": {"submitterPodTemplate": template}, "status": status or {}}
+
+
+def of(labels: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "metadata": {**found["metadata"], "labels": labels}}
+
+
+def submitter(name: str = "cartpole-train-r1-abcde", **more: Any) -> dict[str, Any]:
+    return of({"batch.kubernetes.io/job-name": "cartpole-train-r1"}, pod(name, **more))
+
+
+def node(**more: Any) -> dict[str, Any]:
+    return of({"ray.io/cluster": "cartpole-train-r1-xyz"}, pod("cartpole-train-r1-xyz-head", **more))
+
+
+def seen_on_a_cluster(status: dict[str, Any], *pods: dict[str, Any], log: str = "") -> Any:
+    return observation.ray_job_state(ray_job({"rayClusterName": "cartpole-train-r1-xyz", **status}), pods, log, NOW)
+
+
+@pytest.mark.parametrize("deployment", ["", "Initializing", "Running", "Retrying", "Waiting", "Suspended"])
+def test_a_ray_job_that_has_not_ended_runs(deployment):
+    log = said({"progress": {"iteration": 1, "envSteps": 1024, "progressPercent": 5.0}})
+    state = seen_on_a_cluster({"jobDeploymentStatus": deployment, "startTime": "2026-01-01T11:00:00Z"}, submitter(), log=log)
+    assert (state.kind, state.phase, state.attempt, state.start_time) == ("RayJob", "Running", 1, "2026-01-01T11:00:00Z")
+    assert (state.name, state.role, state.run, state.image) == ("cartpole-train-r1", "train", "r1", "train:1")
+    assert state.progress.env_steps == 1024
+
+
+def test_a_ray_job_that_is_not_yet_known_to_kuberay_runs():
+    assert observation.ray_job_state(ray_job(), [], "", NOW).phase == "Running"
+
+
+def test_the_attempts_of_a_ray_job_are_the_pods_of_its_submitter():
+    first = submitter(state=terminated(said({"error": {"reason": "HeadLost", "message": "m"}}), 1, "Error"))
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Running", "jobStatus": "FAILED"}, first, submitter("b"), node())
+    assert (state.phase, state.attempt, state.problem) == ("Running", 2, None)
+
+
+def test_a_ray_job_that_is_complete_gives_the_last_word_of_its_submitter():
+    status = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    state = seen_on_a_cluster(status, submitter(state=terminated(said({"result": RESULT}))))
+    assert (state.phase, state.result, state.problem) == ("Succeeded", RESULT, None)
+    lost = seen_on_a_cluster(status)
+    assert (lost.phase, lost.result, lost.problem) == ("Succeeded", None, None)
+
+
+def test_the_result_of_a_ray_job_counts_only_once_kuberay_says_that_it_is_complete():
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Running"}, submitter(state=terminated(said({"result": RESULT}))))
+    assert (state.phase, state.result) == ("Running", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "problem"),
+    [
+        (
+            {"reason": "AppFailed", "message": "Job entrypoint command failed with exit code 2, last available logs:\nthe secret"},
+            {"error": {"reason": "InvalidEnvironment", "message": "no such argument"}},
+            Problem("InvalidEnvironment", "no such argument"),
+        ),
+        (
+            {"reason": "AppFailed", "message": "Job entrypoint command failed with exit code 1, last available logs:\nthe secret"},
+            {},
+            Problem("TrainingFailed", "Job entrypoint command failed with exit code 1, last available logs:"),
+        ),
+        ({"reason": "DeadlineExceeded", "message": "too long"}, {}, Problem("DeadlineExceeded", "too long")),
+        ({"reason": "SubmissionFailed"}, {}, Problem("TrainingFailed", "the Job failed without a word")),
+    ],
+    ids=["its own word", "no word", "deadline", "nothing at all"],
+)
+def test_a_ray_job_that_failed_says_why_and_no_line_of_the_drivers_log(status, word, problem):
+    ended_ = submitter(state=terminated(said(word), 1, "Error"))
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", **status}, ended_)
+    assert (state.phase, state.problem) == ("Failed", problem)
+
+
+def test_a_ray_job_that_kuberay_does_not_take_has_failed():
+    state = seen_on_a_cluster({"jobDeploymentStatus": "ValidationFailed", "message": "the name is too long"})
+    assert (state.phase, state.problem) == ("Failed", Problem("TrainingFailed", "the name is too long"))
+
+
+def test_a_ray_job_that_somebody_stopped_has_failed_and_is_not_asked_again():
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"})
+    assert (state.phase, state.problem.reason) == ("Failed", "TrainingFailed")
+
+
+def test_a_node_of_the_ray_cluster_that_does_not_start_is_the_problem():
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    assert seen_on_a_cluster({"jobDeploymentStatus": "Initializing"}, node(state=waiting)).problem.reason == "ImagePullFailed"
+    other = of({"ray.io/cluster": "cartpole-abc"}, pod("serving", state=waiting))
+    assert seen_on_a_cluster({"jobDeploymentStatus": "Initializing"}, other).problem is None

@@ -20,6 +20,8 @@ from controller.model import (
     Action,
     Apply,
     ChildState,
+    Create,
+    Delete,
     Images,
     JobState,
     Observed,
@@ -965,3 +967,62 @@ def test_an_adopted_ray_service_that_does_not_mount_the_claim_is_told_so() -> No
     assert (ready_.status, ready_.reason) == ("False", "LoadFailed")
     assert ready_.message.endswith("The RayService shared mounts no claim cartpole-policies: it has to, at /storage")
     assert "mounts no claim" not in plan(adopted_and_losing("cartpole-policies")).status.condition("Degraded").message
+
+
+ON_A_CLUSTER: dict[str, Any] = {
+    "training__engine": "RayJob",
+    "training__workers": 2,
+    "storage__pvc": {"size": "1Gi", "accessModes": ["ReadWriteMany"]},
+}
+
+
+def with_ray_job(**more: Any) -> Observed:
+    seen = fresh(**ON_A_CLUSTER)
+    return replace(seen, jobs=(training_job(seen, kind="RayJob", **more),))
+
+
+def test_a_training_on_a_ray_cluster_comes_to_rest_as_any_other():
+    world = ready(**ON_A_CLUSTER)
+    assert [job.manifest["kind"] for job in world.jobs.values()] == ["RayJob"]
+
+
+def test_an_edit_takes_the_ray_job_of_before_away_and_not_a_job_under_its_name():
+    seen = fresh(**ON_A_CLUSTER)
+    seen = replace(seen, jobs=(training_job(seen, run="before", kind="RayJob"),))
+    deleted = [action for action in plan(seen).actions if isinstance(action, Delete)]
+    assert [(action.kind, action.name) for action in deleted] == [("RayJob", "cartpole-train-before")]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "deleted"),
+    [
+        ({}, "Training", []),
+        ({"problem": BROKEN}, "Broken", []),
+        ({"phase": "Failed", "problem": BROKEN}, "Broken", []),
+        ({"phase": "Failed", "problem": BROKEN, "hash": "of another day"}, "Stopping", ["RayJob"]),
+        ({"phase": "Succeeded"}, "ResultLost", ["RayJob"]),
+        ({"phase": "Succeeded", "deleting": True}, "Stopping", []),
+    ],
+    ids=["runs", "a pod does not start", "failed", "failed, and mended", "its submitter is gone", "on its way out"],
+)
+def test_what_becomes_of_a_ray_job(more, reason, deleted):
+    planned = plan(with_ray_job(**more))
+    assert condition(planned, "Trained") == ("False", reason)
+    assert [action.kind for action in planned.actions if isinstance(action, Delete)] == deleted
+
+
+def test_another_engine_leaves_a_training_alone_that_gets_on():
+    for engine, kind in (("Job", "RayJob"), ("RayJob", "Job")):
+        seen = fresh(**ON_A_CLUSTER | {"training__engine": engine})
+        planned = plan(replace(seen, jobs=(training_job(seen, kind=kind, hash="of the other engine"),)))
+        assert condition(planned, "Trained") == ("False", "Training")
+        assert [action for action in planned.actions if isinstance(action, Create | Delete)] == []
+
+
+def test_a_ray_cluster_is_refused_beside_an_existing_claim_for_one_node_and_on_one_machine_it_is_not_asked_for():
+    seen = fresh(**ON_A_CLUSTER | {"storage__pvc": {"existingClaim": "mine"}})
+    assert condition(plan(seen), "Accepted") == ("True", "Accepted")
+    for modes, status in ((["ReadWriteOnce"], "False"), (["ReadWriteMany"], "True")):
+        claim = ChildState({"metadata": {"name": "mine"}, "spec": {"accessModes": modes}})
+        assert condition(plan(replace(seen, claim=claim)), "Accepted")[0] == status
+        assert condition(plan(replace(seen, claim=claim), replace(SETTINGS, in_cluster=False)), "Accepted")[0] == "True"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ FULL: dict[str, Any] = {
 
 S3 = {"bucket": "policies", "prefix": "all", "endpoint": "http://minio.minio.svc:9000", "region": "eu-central-1", "secretName": "keys"}
 IN_A_BUCKET: dict[str, Any] = {"storage__pvc": None, "storage__s3": {**S3, "pathStyle": True}}
+ON_A_CLUSTER: dict[str, Any] = {**IN_A_BUCKET, "training__engine": "RayJob", "training__workers": 2}
 
 
 def manifests() -> dict[str, Any]:
     """Every golden file, by its name."""
     example, full, in_a_bucket = spec(), spec(**FULL), spec(**IN_A_BUCKET)
+    on_a_cluster, full_on_a_cluster = spec(**ON_A_CLUSTER), spec(**FULL, training__engine="RayJob")
     return {
         "training-job.yaml": resources.training_job(OWNER, example, SETTINGS, IMAGES),
         "training-job-full.yaml": resources.training_job(OWNER, full, SETTINGS, IMAGES),
@@ -72,6 +75,8 @@ def manifests() -> dict[str, Any]:
         "prune-job.yaml": resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest, "sha256:" + "cd" * 32]),
         "prune-job-full.yaml": resources.prune_job(OWNER, full, SETTINGS, [REVISION.digest]),
         "training-job-s3.yaml": resources.training_job(OWNER, in_a_bucket, SETTINGS, IMAGES),
+        "training-ray-job.yaml": resources.training_job(OWNER, on_a_cluster, SETTINGS, IMAGES),
+        "training-ray-job-full.yaml": resources.training_job(OWNER, full_on_a_cluster, SETTINGS, IMAGES, replaces="sha256:old"),
         "evaluation-job-s3.yaml": resources.evaluation_job(OWNER, in_a_bucket, SETTINGS, IMAGES, REVISION, LOOK),
         "prune-job-s3.yaml": resources.prune_job(OWNER, in_a_bucket, SETTINGS, [REVISION.digest]),
         "ray-service-s3.yaml": resources.ray_service(OWNER, in_a_bucket, IMAGES),
@@ -131,7 +136,11 @@ def test_everything_is_owned_but_a_claim_that_is_to_stay():
 def pods() -> list[dict[str, Any]]:
     jobs = [manifest["spec"]["template"] for manifest in everything() if manifest["kind"] == "Job"]
     clusters = [manifest["spec"]["rayClusterConfig"] for manifest in everything() if manifest["kind"] == "RayService"]
-    return [*jobs, *[cluster["headGroupSpec"]["template"] for cluster in clusters]]
+    ray_jobs = [manifest["spec"] for manifest in everything() if manifest["kind"] == "RayJob"]
+    clusters += [job["rayClusterSpec"] for job in ray_jobs]
+    heads = [cluster["headGroupSpec"]["template"] for cluster in clusters]
+    workers = [group["template"] for cluster in clusters for group in cluster.get("workerGroupSpecs", [])]
+    return [*jobs, *heads, *workers, *[job["submitterPodTemplate"] for job in ray_jobs]]
 
 
 def test_every_pod_is_as_the_restricted_standard_asks_and_has_no_token():
@@ -194,6 +203,51 @@ def test_pods_that_share_a_claim_of_one_node_are_placed_together(pvc, affinity):
 )
 def test_a_training_has_time_for_every_attempt(changes, deadline_s):
     assert resources.training_job(OWNER, spec(**changes), SETTINGS, IMAGES)["spec"]["activeDeadlineSeconds"] == deadline_s
+
+
+def ray_job(**changes: Any) -> dict[str, Any]:
+    job: dict[str, Any] = resources.training_job(OWNER, spec(**ON_A_CLUSTER | changes), SETTINGS, IMAGES)
+    assert job["kind"] == "RayJob"
+    return job["spec"]
+
+
+def test_gpus_are_the_learners_and_the_rest_is_each_workers_too():
+    wanted = {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi", "nvidia.com/gpu": 1}}
+    cluster = ray_job(training__resources=wanted)["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"] == wanted
+    assert group["template"]["spec"]["containers"][0]["resources"] == {"requests": wanted["requests"], "limits": {"memory": "8Gi"}}
+
+
+def test_a_ray_cluster_has_a_worker_for_each_env_runner_and_never_more():
+    (group,) = ray_job(training__workers=5)["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"], group["rayStartParams"]["num-cpus"]) == (5, 5, 5, "1")
+    assert "workerGroupSpecs" not in ray_job(training__workers=0)["rayClusterSpec"]
+
+
+def test_only_the_head_has_the_storage_and_may_be_placed_by_it():
+    job = ray_job(storage__s3=None, storage__pvc={"existingClaim": "mine"})
+    cluster = job["rayClusterSpec"]
+    head, worker = cluster["headGroupSpec"]["template"]["spec"], cluster["workerGroupSpecs"][0]["template"]["spec"]
+    assert ["affinity" in pod for pod in (head, worker, job["submitterPodTemplate"]["spec"])] == [True, False, False]
+    volumes = [{volume["name"] for volume in pod["volumes"]} for pod in (head, worker, job["submitterPodTemplate"]["spec"])]
+    assert volumes == [{"policies", "tmp"}, {"tmp"}, {"tmp"}]
+
+
+def test_the_submitter_and_the_driver_get_the_same_flags():
+    job = ray_job()
+    (submitter,) = job["submitterPodTemplate"]["spec"]["containers"]
+    assert shlex.split(job["entrypoint"]) == ["python", "-m", "app.train", *submitter["args"][2:]]
+
+
+def test_one_machine_trains_in_a_process_whichever_engine_is_asked_for():
+    here = Settings("t", "s", in_cluster=False)
+    assert resources.training_job(OWNER, spec(**ON_A_CLUSTER), here, IMAGES)["kind"] == "Job"
+
+
+def test_another_engine_makes_a_training_anew_that_does_not_get_on_and_no_other():
+    assert resources.job_hash(spec(**ON_A_CLUSTER)) != resources.job_hash(spec(**IN_A_BUCKET))
+    assert resources.job_hash(spec(training__engine="Job")) == resources.job_hash(spec())
 
 
 def test_the_allow_list_goes_to_both_jobs():
