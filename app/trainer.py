@@ -1,5 +1,6 @@
 """RLlib PPO behind a few verbs. The only module that drives RLlib; when to stop, save or publish is decided elsewhere."""
 
+import contextlib
 import logging
 import math
 import os
@@ -79,17 +80,23 @@ class IterationResult:
 
 
 class Trainer:
-    """A PPO algorithm on a Ray of its own, or on the cluster that this process was submitted to. `close` ends it, and a Ray of its own."""
+    """A PPO algorithm; where it has workers, on a Ray of its own or on the cluster that this process was submitted to."""
 
     def __init__(self, task: TrainingTask, *, joins_cluster: bool = False) -> None:
         self._task = task
         self._temp_dir = _ray_temp_dir()
         if not os.access(Path.home(), os.W_OK):
             os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
-        imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
-        imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
-        _start_ray(self._temp_dir, None if joins_cluster else task.workers)
-        imports.join()
+        self._open = contextlib.ExitStack()
+        if task.workers:
+            imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
+            imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
+            _start_ray(self._temp_dir, None if joins_cluster else task.workers)
+            imports.join()
+        else:
+            from app.alone import without_ray
+
+            self._open.enter_context(without_ray())
         import torch
 
         torch.set_num_threads(1)
@@ -171,6 +178,7 @@ class Trainer:
 
         shutil.rmtree(self._algorithm.logdir, ignore_errors=True)  # ~/ray_results/...; a run has its lines on stdout
         self._algorithm.stop()
+        self._open.close()
         ray.shutdown()
         shutil.rmtree(self._temp_dir, ignore_errors=True)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env import env_runner_group
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
@@ -229,6 +231,21 @@ def a_runner_that_is_killed_is_made_anew_and_nothing_is_told_of_the_time_without
     assert after.is_finite
     assert before.env_steps < after.env_steps <= 2 * before.env_steps
     lone.close()
+
+
+def a_training_without_workers_starts_no_ray() -> None:
+    """Nor does it to save, to restore or to begin with another's weights; and a Ray that is wanted is met afterwards."""
+    trainer = Trainer(task())
+    first = trainer.iterate()
+    with TemporaryDirectory() as directory:
+        trainer.save(Path(directory))
+        trainer.restore(Path(directory))
+    trainer.begin_with(trainer.weights())
+    assert trainer.iterate().env_steps > first.env_steps
+    trainer.recording(8)
+    assert not ray.is_initialized()
+    trainer.close()
+    assert env_runner_group.ray is ray
 
 
 def main(names: list[str]) -> None:
