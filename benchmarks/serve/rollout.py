@@ -43,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp", ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
         directory = Path(folder)
         requests = {name: _started(stack, directory, name, rollout) for name, rollout in _rollouts(directory).items()}
+        for request in requests.values():
+            # The first answers are by way of Serve's own proxy, until HAProxy has seen the replica's port healthy.
+            measured_load(request, arguments.connections, arguments.seconds)
         cells: dict[str, list[Cell]] = {name: [] for name in requests}
         for number in range(arguments.rounds):
             for name in random.Random(number).sample(list(requests), len(requests)):
