@@ -102,8 +102,19 @@ def wait(
 
 
 def head_pod(namespace: Namespace) -> str:
+    """The only one: while a first cluster is still there beside a second, there are two."""
     (pod,) = (pod for pod in namespace.list("pod", "ray.io/node-type=head") if "deletionTimestamp" not in pod["metadata"])
     return str(pod["metadata"]["name"])
+
+
+def lone_head_pod(namespace: Namespace) -> str:
+    """The one that is left, once KubeRay has removed the cluster that it has switched from: it does so 60 s afterwards."""
+
+    def is_alone() -> str | None:
+        pods = namespace.list("pod", "ray.io/node-type=head")
+        return str(pods[0]["metadata"]["name"]) if len(pods) == 1 else None
+
+    return wait(is_alone, 180, "one head pod", lambda: namespace.kubectl("get", "pods"))
 
 
 def post(host: str, route: str = "/cartpole-ppo", **options: Any) -> requests.Response:
