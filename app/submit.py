@@ -6,8 +6,10 @@ a training Job has. The HTTP API is Ray's: https://docs.ray.io/en/latest/cluster
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -22,11 +24,16 @@ from app.report import Report, reported_run
 
 LOOK_S = 2.0
 ANSWER = aiohttp.ClientTimeout(total=10)
+# A head that has just begun waits 10 s for its agent before it takes a job.
+SUBMITTED = aiohttp.ClientTimeout(total=30)
+SERVER_ERROR = 500
 # KubeRay makes a head anew that has gone, and an image may have to be pulled for it.
 HEAD_S = 300.0
 # A connection may break while the head is well.
 BLIP_S = 20.0
 HEARTBEAT_S = 20.0
+# What the driver says of itself. Its stdout and its stderr are one log, where a bar of progress may stand before it on the same line.
+WORD = re.compile(r'\{"(progress|result|error)": \{.*')
 ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -63,10 +70,25 @@ class RayJob:
             await asyncio.sleep(LOOK_S)
 
     async def submit(self, entrypoint: str) -> None:
-        """Has the head run a command, under this id."""
+        """Has the head run a command, under this id.
+
+        Raises:
+            RetryableError: HeadLost.
+        """
         body = {"entrypoint": entrypoint, "submission_id": self._id}
-        async with self._session.post("/api/jobs/", json=body, timeout=ANSWER) as answer:
-            answer.raise_for_status()
+        gives_up = time.monotonic() + HEAD_S
+        while True:
+            try:
+                async with self._session.post("/api/jobs/", json=body, timeout=SUBMITTED) as answer:
+                    answer.raise_for_status()
+                    return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                is_refused = isinstance(error, aiohttp.ClientResponseError) and error.status < SERVER_ERROR
+                if is_refused or time.monotonic() > gives_up:
+                    raise RetryableError("HeadLost", f"the head of the Ray cluster takes no job ({type(error).__name__})") from error
+            await asyncio.sleep(LOOK_S)
+            if await self.seen(HEAD_S) is not None:
+                return
 
     async def forget(self) -> None:
         """Makes the id free again; only of one that has ended."""
@@ -77,8 +99,11 @@ class RayJob:
         """What it has written and writes, from its first line on, until it ends or the connection breaks."""
         rest = ""
         try:
-            async with self._session.ws_connect(f"/api/jobs/{self._id}/logs/tail", heartbeat=HEARTBEAT_S) as socket:
+            address = f"/api/jobs/{self._id}/logs/tail"
+            async with self._session.ws_connect(address, heartbeat=HEARTBEAT_S, max_msg_size=0) as socket:
                 async for message in socket:
+                    if message.type is not aiohttp.WSMsgType.TEXT:
+                        break
                     *whole, rest = (rest + str(message.data)).split("\n")
                     for line in whole:
                         yield line
@@ -113,16 +138,20 @@ async def followed(job: RayJob, entrypoint: str, report: Report) -> dict[str, An
         if known is None:
             raise RetryableError("HeadLost", "the head of the Ray cluster was made anew; the next attempt goes on from the last checkpoint")
         if known["status"] in ENDS:
+            if not word:  # its log had broken off
+                async for line in job.lines():
+                    word = _said(line, report) or word
             return _result(known, word)
         await asyncio.sleep(LOOK_S)
 
 
 def _said(line: str, report: Report) -> dict[str, Any]:
     """The last word, if a line of the driver's is it; progress is told at once. The driver's log holds what is no such line, too."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
+    word = WORD.search(line)
+    found: Any = None
+    if word:
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(word[0])
     match found:
         case {"progress": dict() as progress}:
             report.progress(progress)

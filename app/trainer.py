@@ -30,6 +30,7 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 LONGEST_TEMP_DIR = 40
 # A node has to be found for a lost worker, and the image may have to be pulled there.
 RUNNERS_S = 600.0
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Trainer:
         if not os.access(Path.home(), os.W_OK):
             os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
         self._open = contextlib.ExitStack()
-        if task.workers:
+        if task.workers or _sees_gpu():
             imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
             imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
             _start_ray(self._temp_dir, None if joins_cluster else task.workers)
@@ -100,7 +101,11 @@ class Trainer:
         import torch
 
         torch.set_num_threads(1)
-        self._algorithm = _algorithm_config(task).build_algo()
+        try:
+            self._algorithm = _algorithm_config(task).build_algo()
+        except BaseException:
+            self._open.close()
+            raise
 
     def iterate(self) -> IterationResult:
         """Samples one batch and learns from it.
@@ -127,6 +132,7 @@ class Trainer:
                 return result
             if time.monotonic() > gives_up:
                 raise RetryableError("EnvRunnersLost", f"no env runner came back within {RUNNERS_S:.0f} s; is there room for the workers?")
+            time.sleep(LOOK_S)
 
     def save(self, directory: Path) -> None:
         """Writes all that `restore` needs into a directory."""
@@ -202,6 +208,13 @@ def _ray_temp_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix="pm-", dir=base if len(base) <= LONGEST_TEMP_DIR else "/tmp"))
 
 
+def _sees_gpu() -> bool:
+    """Whether the learner has a GPU; which one, RLlib asks Ray."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def _start_ray(temp_dir: Path, workers: int | None) -> None:
     """A Ray for some workers on this machine; None joins the cluster whose head this process runs on."""
     # Ray 2.60 turns token auth on for a Ray of one process tree and writes the token to $HOME, which may be read-only.
@@ -224,7 +237,6 @@ def _start_ray(temp_dir: Path, workers: int | None) -> None:
 
 
 def _algorithm_config(task: TrainingTask) -> Any:
-    import torch
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
 
@@ -245,7 +257,7 @@ def _algorithm_config(task: TrainingTask) -> Any:
             env_runner_cls=runner,
         )
         # The learner is this process: it sees a GPU where its pod asks for one.
-        .learners(num_gpus_per_learner=int(torch.cuda.is_available()))
+        .learners(num_gpus_per_learner=int(_sees_gpu()))
         .training(learner_class=learner, **task.settings.training_arguments())
         .rl_module(model_config=task.model_config())
         .callbacks(on_episode_end=count_episode)

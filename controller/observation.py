@@ -143,9 +143,13 @@ def _state(
     """
     metadata = job["metadata"]
     labels, annotations = metadata["labels"], metadata.get("annotations", {})
+    progress = last_progress(log)
     by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     words = [word for pod in by_age for word in [_last_word(pod, container["name"])] if word]
     said = next((word["result"] for word in reversed(words) if _is_result(word, labels[names.LABEL_ROLE])), None)
+    if kind == names.RAY_JOB and end.failed and said:
+        # Its submitter saw the run end well: KubeRay may have been away too long to see it, and says then that it failed.
+        end = _End(is_complete=True)
     result = said if end.is_complete else None
     # Of an attempt that failed there is no result to miss: the pod that ended well may be gone while this one is still there.
     if end.is_complete and result is None and any(_has_ended_well(pod, container["name"]) for pod in by_age):
@@ -154,7 +158,8 @@ def _state(
     elif end.failed:
         problem = _job_problem(end.failed, words, [*nodes, *by_age])
     else:
-        problem = _first_problem([*by_age, *nodes], now, "spec.training")
+        # A training that gets on is not stuck, whatever becomes of one of its workers.
+        problem = _first_problem(by_age if progress else [*by_age, *nodes], now, "spec.training")
     return JobState(
         name=metadata["name"],
         role=labels[names.LABEL_ROLE],
@@ -169,7 +174,7 @@ def _state(
         image=container["image"],
         result=result,
         problem=problem,
-        progress=last_progress(log),
+        progress=progress,
         prunes=prunes(metadata),
         kind=kind,
     )
@@ -450,7 +455,11 @@ def _last_word(pod: Json, container: str) -> dict[str, Any]:
 
 
 def _job_problem(failed: Json, words: Sequence[Json], pods: Sequence[Json]) -> Problem:
-    error = next((word["error"] for word in reversed(words) if _is_error(word)), None)
+    errors = [word["error"] for word in reversed(words) if _is_error(word)]
+    # That the head has gone is what a submitter sees when the training is ended: the cause is told elsewhere, where it is.
+    error = next((error for error in errors if error["reason"] != "HeadLost"), None)
+    if error is None and errors and failed.get("reason") != "DeadlineExceeded":
+        error = errors[0]
     if error:
         return Problem(error["reason"], error["message"])
     for pod in reversed(pods):

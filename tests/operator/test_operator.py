@@ -235,6 +235,14 @@ def test_without_the_right_to_look_nothing_is_claimed_and_with_it_all_is_as_befo
     check_the_end(kube)
 
 
+def test_without_the_right_to_see_ray_jobs_those_who_have_none_are_followed_all_the_same(kube, operator):
+    kube.forbidden = {"rayjobs"}
+    operator()
+    create(kube)
+    come_to_rest(kube)
+    assert is_ready(kube)
+
+
 def test_what_happened_while_no_watch_told_it_is_seen_all_the_same(kube, operator):
     operator()
     create(kube)

@@ -30,13 +30,24 @@ class Head:
         goes: how a job that is followed ends.
         log: what its driver writes, in the pieces that it is sent in.
         is_made_anew: it forgets everything while the log is read.
+        failures: how many questions it fails to answer.
+        breaks: how many times its log breaks off before it has begun.
+        refusals: how many jobs it does not take.
     """
 
     def __init__(
-        self, known: dict[str, Any] | None, goes: dict[str, Any], log: list[str], *, is_made_anew: bool = False, failures: int = 0
+        self,
+        known: dict[str, Any] | None,
+        goes: dict[str, Any],
+        log: list[str],
+        *,
+        is_made_anew: bool = False,
+        failures: int = 0,
+        breaks: int = 0,
+        refusals: int = 0,
     ) -> None:
         self.job, self.goes, self.log = known, goes, log
-        self.is_made_anew, self.failures = is_made_anew, failures
+        self.is_made_anew, self.failures, self.breaks, self.refusals = is_made_anew, failures, breaks, refusals
         self.asked: list[str] = []
 
     @asynccontextmanager
@@ -67,6 +78,9 @@ class Head:
 
     async def _post(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if self.refusals:
+            self.refusals -= 1
+            return web.Response(status=500)
         assert body["submission_id"] == "j"
         self.asked.append(f"submit {body['entrypoint']}")
         self.job = {"status": "PENDING"}
@@ -80,8 +94,9 @@ class Head:
     async def _tail(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        for piece in self.log:
+        for piece in () if self.breaks else self.log:
             await socket.send_str(piece)
+        self.breaks = max(0, self.breaks - 1)
         self.job = None if self.is_made_anew else self.goes
         return socket
 
@@ -124,6 +139,30 @@ def test_a_job_that_is_not_there_is_submitted_and_what_it_says_is_said_again():
 def test_lines_come_in_pieces():
     text = "".join(LOG)
     assert said(Head(None, DONE, [text[:40], text[40:60], text[60:-1]])) == (RESULT, [{"progress": PROGRESS}])
+
+
+def test_a_word_behind_what_stood_on_its_line_before_is_heard():
+    bar = " 50%|#####     | 5/10\r"
+    assert said(Head(None, DONE, [bar + line({"progress": PROGRESS}), "{" + bar + line({"result": RESULT})])) == (
+        RESULT,
+        [{"progress": PROGRESS}],
+    )
+
+
+def test_a_log_that_broke_off_is_read_again_for_the_last_word():
+    head = Head(None, DONE, LOG, breaks=1)
+    assert said(head)[0] == RESULT
+
+
+def test_a_head_that_takes_no_job_yet_is_asked_again_and_submitted_to_once():
+    head = Head(None, DONE, LOG, refusals=1)
+    assert said(head)[0] == RESULT
+    assert head.asked == ["submit python -m app.train"]
+
+
+def test_a_head_that_takes_no_job_at_all_is_lost():
+    found, _ = said(Head(None, DONE, LOG, refusals=1000))
+    assert (type(found), found.reason) == (RetryableError, "HeadLost")
 
 
 @pytest.mark.parametrize("status", ["SUCCEEDED", "RUNNING"])

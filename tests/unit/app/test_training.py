@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
+from app import trainer
 from app.bundle import digest_of
+from app.encoding import Encoding
 from app.environment_check import check_config, check_environment
 from app.environments import Environment
 from app.errors import InputError
 from app.policy import loaded_policy
+from app.settings import parsed_settings
+from app.spaces import Discrete
 from app.storage import Storage
 
 
@@ -245,3 +249,22 @@ def test_a_vector_entry_point_that_answers_wrongly_is_refused(
         check_environment(Environment("CartPole-v1", "", {}))
     assert (refusal.value.reason, refusal.value.exit_code) == ("EnvironmentCheckFailed", 2)
     assert complaint in refusal.value.message
+
+
+def test_a_learner_with_a_gpu_has_a_ray_also_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLlib asks Ray which device a Learner has, and one that was not started would be started by that question."""
+
+    class Started(Exception):
+        pass
+
+    def start(directory: Path, workers: int | None) -> None:
+        shutil.rmtree(directory)
+        raise Started(workers)
+
+    monkeypatch.setattr(trainer, "_sees_gpu", lambda: True)
+    monkeypatch.setattr(trainer, "_import_rllib", lambda: None)
+    monkeypatch.setattr(trainer, "_start_ray", start)
+    encoding = Encoding(Discrete(5, 0), Discrete(2, 0))
+    task = trainer.TrainingTask(Environment("CartPole-v1", "", {}), encoding, parsed_settings({}), workers=0, seed=0)
+    with pytest.raises(Started, match="0"):
+        trainer.Trainer(task)

@@ -654,6 +654,35 @@ def test_a_ray_job_that_failed_says_why_and_no_line_of_the_drivers_log(status, w
     assert (state.phase, state.problem) == ("Failed", problem)
 
 
+def test_a_ray_job_whose_submitter_saw_it_end_well_has_not_failed_whatever_kuberay_missed():
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Failed"}, submitter(state=terminated(said({"result": RESULT}))))
+    assert (state.phase, state.result, state.problem) == ("Succeeded", RESULT, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "reason"),
+    [
+        ({"reason": "DeadlineExceeded", "message": "too long"}, ["HeadLost"], "DeadlineExceeded"),
+        ({"reason": "AppFailed"}, ["EnvRunnersLost", "HeadLost"], "EnvRunnersLost"),
+        ({"reason": "AppFailed"}, ["HeadLost", "HeadLost"], "HeadLost"),
+    ],
+)
+def test_that_the_head_has_gone_is_no_reason_where_another_is_known(status, words, reason):
+    ended_ = [
+        submitter(str(number), state=terminated(said({"error": {"reason": word, "message": "m"}}), 1, "Error"))
+        for number, word in enumerate(words)
+    ]
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", **status}, *ended_)
+    assert (state.phase, state.problem.reason) == ("Failed", reason)
+
+
+def test_a_worker_that_does_not_start_is_no_problem_of_a_training_that_gets_on():
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    log = said({"progress": {"iteration": 1, "envSteps": 1024, "progressPercent": 5.0}})
+    state = seen_on_a_cluster({"jobDeploymentStatus": "Running"}, submitter(), node(state=waiting), log=log)
+    assert (state.problem, state.progress.iteration) == (None, 1)
+
+
 def test_a_ray_job_that_kuberay_does_not_take_has_failed():
     state = seen_on_a_cluster({"jobDeploymentStatus": "ValidationFailed", "message": "the name is too long"})
     assert (state.phase, state.problem) == ("Failed", Problem("TrainingFailed", "the name is too long"))
