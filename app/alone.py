@@ -1,7 +1,7 @@
 """RLlib in one process, without a Ray beside it. Imports RLlib.
 
-Where no env runner is elsewhere, RLlib asks Ray for one thing only: to keep what it would hand to them. To start Ray for that takes seconds
-and some 300 MB.
+Where no env runner is elsewhere and the learner has no GPU, RLlib asks Ray for one thing only: to keep what it would hand to them. To start
+Ray for that takes seconds and some 300 MB.
 """
 
 import contextlib

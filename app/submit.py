@@ -132,17 +132,21 @@ async def followed(job: RayJob, entrypoint: str, report: Report) -> dict[str, An
         await job.submit(entrypoint)
     word: dict[str, Any] = {}
     while True:
-        async for line in job.lines():
-            word = _said(line, report) or word
+        word = await _heard(job, report) or word
         known = await job.seen(BLIP_S)
         if known is None:
             raise RetryableError("HeadLost", "the head of the Ray cluster was made anew; the next attempt goes on from the last checkpoint")
         if known["status"] in ENDS:
-            if not word:  # its log had broken off
-                async for line in job.lines():
-                    word = _said(line, report) or word
-            return _result(known, word)
+            return _result(known, word or await _heard(job, report))  # its log may have broken off
         await asyncio.sleep(LOOK_S)
+
+
+async def _heard(job: RayJob, report: Report) -> dict[str, Any]:
+    """Says again what the log of a job says, as long as it can be read; gives the last word, if it was there."""
+    word: dict[str, Any] = {}
+    async for line in job.lines():
+        word = _said(line, report) or word
+    return word
 
 
 def _said(line: str, report: Report) -> dict[str, Any]:
