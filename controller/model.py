@@ -477,6 +477,7 @@ class JobState:
         hash: that of the fields that its pods were made from; None where an older operator made it.
         replaces: the digest of the lost bundle that it makes again.
         result: its termination message, once it has succeeded and while its pod is there.
+        setback: how the newest attempt that failed has ended, in words.
     """
 
     name: str
@@ -495,6 +496,7 @@ class JobState:
     progress: Progress | None = None
     prunes: tuple[str, ...] = ()
     kind: str = names.JOB
+    setback: str | None = None
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ def _state(
         progress=progress,
         prunes=prunes(metadata),
         kind=kind,
+        setback=_setback(by_age, container["name"]),
     )
 
 
@@ -452,6 +453,21 @@ def _has_ended_well(pod: Json, container: str) -> bool:
 def _last_word(pod: Json, container: str) -> dict[str, Any]:
     lines = str(_ended(pod, container).get("message", "")).strip().splitlines()
     return parsed(lines[-1]) if lines else {}
+
+
+def _setback(pods: Sequence[Json], container: str) -> str | None:
+    """How the newest of the pods that failed has ended, as far as it is still there."""
+    failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    if not failed:
+        return None
+    ended, word = _ended(failed[-1], container), _last_word(failed[-1], container)
+    if _is_error(word):
+        why = f"ended with {word['error']['reason']}: {word['error']['message']}"
+    elif ended.get("reason") == "OOMKilled":
+        why = "ran out of memory (spec.training.resources.limits.memory)"
+    else:
+        why = f"was ended by exit code {ended['exitCode']}" if "exitCode" in ended else "ended without a word"
+    return f"the pod {failed[-1]['metadata']['name']} {why}"
 
 
 def _job_problem(failed: Json, words: Sequence[Json], pods: Sequence[Json]) -> Problem:

@@ -18,6 +18,7 @@ from controller.model import (
     Condition,
     Create,
     Delete,
+    Event,
     Images,
     JobState,
     Observed,
@@ -70,7 +71,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         steps, actions = tuple(_paused(step) for step in steps), ()
     status = _status(observed, settings, images, recorded, wanted, steps)
     requeue_after_s = _requeue_after_s(observed, steps)
-    asked_for = (*retraining.events(observed, recorded), *scheduling.events(observed))
+    asked_for = (*retraining.events(observed, recorded), *scheduling.events(observed), *_attempt_events(observed, status))
     told = (*asked_for, *rollout.events(observed, wanted), *retention.events(observed, recorded))
     return Plan(status, actions, (*told, *statuses.events(observed.status, status)), requeue_after_s)
 
@@ -295,6 +296,17 @@ def _training_status(observed: Observed, settings: Settings) -> TrainingStatus |
     return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None, spec.trigger)
 
 
+def _attempt_events(observed: Observed, status: Status) -> tuple[Event, ...]:
+    """That a run is tried again, and why."""
+    before, now = observed.status.training, status.training
+    if not (before and now and before.job == now.job and before.attempt < now.attempt):
+        return ()
+    setback = next((job.setback for job in observed.jobs if job.name == now.job), None) or "a pod is gone"
+    last = observed.spec.training.backoff_limit + 1
+    message = f"{setback}; attempt {now.attempt} of {last} goes on from the last checkpoint, if there is one"
+    return (Event("Warning", "AttemptFailed", message),)
+
+
 def _paused(step: Step) -> Step:
     """A step of which nothing is done: it does not claim that anything is asked for."""
     if not step.actions:
@@ -374,7 +386,7 @@ def _untrained(reason: str, message: str, actions: tuple[Action, ...] = (), *, u
 
 def _progress_message(job: JobState) -> str:
     if job.progress is None:
-        return f"the {job.kind} {job.name} is starting"
+        return f"the {job.kind} {job.name} is starting" + (f" again: {job.setback}" if job.setback else "")
     figures = f"iteration {job.progress.iteration}, {job.progress.env_steps} environment steps"
     if job.progress.episode_return_mean is not None:
         spread = "" if job.progress.episode_return_std is None else f" ± {job.progress.episode_return_std:.1f}"

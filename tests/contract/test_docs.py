@@ -28,7 +28,21 @@ def reasons() -> set[str]:
     return {word for word in words if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)*", word)} - KINDS
 
 
-KINDS = {"Job", "Pod", "Ingress", "Event", "RayService", "PersistentVolumeClaim", "True", "False", "Unknown", "Stored", "Failed", "Exposed"}
+KINDS = {
+    "Job",
+    "Pod",
+    "Ingress",
+    "Event",
+    "RayService",
+    "PersistentVolumeClaim",
+    "True",
+    "False",
+    "Unknown",
+    "Stored",
+    "Failed",
+    "Exposed",
+    "Warning",
+}
 
 
 def test_every_reason_is_explained() -> None:

@@ -184,6 +184,25 @@ def test_the_last_attempts_error_is_the_jobs_error():
     assert seen(job(FAILED), *pods).problem == Problem("Last", "Last")
 
 
+SETBACKS = {
+    "killed": (terminated("", 137, "Error"), "the pod a was ended by exit code 137"),
+    "out of memory": (terminated("", 137, "OOMKilled"), "the pod a ran out of memory (spec.training.resources.limits.memory)"),
+    "its own word": (
+        terminated(said({"error": {"reason": "StorageUnavailable", "message": "no answer"}}), 1, "Error"),
+        "the pod a ended with StorageUnavailable: no answer",
+    ),
+    "never started": ({"waiting": {}}, "the pod a ended without a word"),
+}
+
+
+@pytest.mark.parametrize(("state", "setback"), SETBACKS.values(), ids=SETBACKS)
+def test_an_attempt_that_failed_is_told_while_the_next_one_is_under_way(state, setback):
+    older = pod("b", state=terminated("", 1, "Error"), age="2026-01-01T10:00:00Z", phase="Failed")
+    failed, running = pod("a", state=state, phase="Failed"), pod("c", age="2026-01-01T11:30:00Z")
+    assert seen(job({"failed": 2, "active": 1}), running, failed, older).setback == setback
+    assert seen(job({"active": 1}), running).setback is None
+
+
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"waiting": {"reason": reason, "message": message}}
 

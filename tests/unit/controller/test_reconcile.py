@@ -779,6 +779,19 @@ def test_progress_of_the_running_training_is_told():
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
 
 
+def test_an_attempt_that_failed_is_told_once_with_its_cause():
+    setback = "the pod p was ended by exit code 137"
+    assert plan(with_job(setback=setback)).status.condition("Trained").message.endswith(f"is starting again: {setback}")
+    first = plan(with_job())
+    again = replace(with_job(attempt=2, setback=setback), status=first.status)
+    planned = plan(again)
+    (event,) = (event for event in planned.events if event.reason == "AttemptFailed")
+    assert (event.type, event.message) == ("Warning", f"{setback}; attempt 2 of 3 goes on from the last checkpoint, if there is one")
+    assert "AttemptFailed" not in [event.reason for event in plan(replace(again, status=planned.status)).events]
+    gone = plan(replace(with_job(attempt=2), status=first.status))
+    assert [event.message.partition(";")[0] for event in gone.events if event.reason == "AttemptFailed"] == ["a pod is gone"]
+
+
 def argument_of_the_training(seen: Observed, flag: str) -> str | None:
     (job,) = (action.manifest for action in plan(seen).actions if said(action) == "Create train")
     arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
