@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/serve.json"), metavar="FILE", help="and a plot beside it, .svg"
     )
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/policymodel-bench"), metavar="DIR", help="of other frameworks")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/policymodel-bench"), metavar="DIR", help="of the environments of servers"
+    )
     return parser
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +35,15 @@ class World:
     Attributes:
         directory: for configurations and logs; its path is short, because Ray puts sockets below it.
         uri, digest: of the bundle that every server but the tutorial serves.
-        cache: where the environments of other frameworks lie.
+        cache: where the environments of servers lie.
+        python: of the environment that our server runs in, as in its image: Serve imports pandas and more where it finds them.
     """
 
     directory: Path
     uri: str
     digest: str
     cache: Path
+    python: str = sys.executable
 
     @property
     def model(self) -> str:
@@ -62,7 +65,7 @@ def trained_world(directory: Path, cache: Path, with_checkpoint: bool) -> World:
     training = ["-m", "app.train", "--storage", file_uri(directory / "storage"), "--run", "bench"]
     said = _output([*training, "--environment", '{"id": "CartPole-v1"}', "--stop", '{"iterations": 2}'])
     result = json.loads(said.splitlines()[-1])["result"]
-    world = World(directory, result["uri"], result["digest"], cache)
+    world = World(directory, result["uri"], result["digest"], cache, installed_python(cache / "serve", _serve_requirements()))
     if with_checkpoint:
         _output(["-m", "benchmarks.serve.servers.checkpoint", str(world.checkpoint), str(directory / "c")])
     return world
@@ -106,7 +109,7 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     file.write_text(json.dumps(config))  # JSON is YAML
     port, replica_port = free_port(), free_range(REPLICA_PORTS, 20)
     ports = {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port, "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + 19}
-    command = [sys.executable, "-m", "app.serve", "--config", str(file), "--port", str(port)]
+    command = [world.python, "-m", "app.serve", "--config", str(file), "--port", str(port)]
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
@@ -217,15 +220,32 @@ def installed_version(target: Target, cache: Path) -> str:
     Raises:
         NotStarted: it cannot be installed here.
     """
-    folder = cache / target.name
+    python = installed_python(cache / target.name, [target.package, "onnxruntime", "numpy"])
     program = f"import importlib.metadata; print(importlib.metadata.version({target.package!r}))"
-    if not (folder / "installed").exists():
+    return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def installed_python(folder: Path, arguments: Sequence[str]) -> str:
+    """The Python of an environment with what pip is asked for, which is made where it is missing or was asked for something else.
+
+    Raises:
+        NotStarted: it cannot be installed here.
+    """
+    python, mark = str(folder / "bin/python"), folder / "installed"
+    asked = "\n".join(arguments)
+    if not mark.exists() or mark.read_text() != asked:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(folder / "bin/pip"), "install", "-q", "--disable-pip-version-check", target.package, "onnxruntime", "numpy"],
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments],
         ):
             done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
             if done.returncode:
-                raise NotStarted(f"{target.package} cannot be installed: {done.stderr[-500:]}")
-        (folder / "installed").touch()
-    return subprocess.run([str(folder / "bin/python"), "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+                raise NotStarted(f"{folder.name} cannot be installed: {done.stderr[-500:]}")
+        mark.write_text(asked)
+    return python
+
+
+def _serve_requirements() -> list[str]:
+    """What the image of the server is installed from."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return ["-c", str(ROOT / "constraints.txt"), *extras["serve"]]
