@@ -29,6 +29,8 @@ from controller.model import (
 
 # For some seconds after its creation no pod is scheduled yet, and that is no problem.
 SCHEDULING_GRACE_S = 15
+# KubeRay says something of a new object within a second or two.
+KUBERAY_GRACE_S = 60
 # Of each claim of a request: it is kept in the status.
 REQUEST_CHARACTERS = 253
 
@@ -160,6 +162,7 @@ def _state(
     else:
         # A training that gets on is not stuck, whatever becomes of one of its workers.
         problem = _first_problem(by_age if progress else [*by_age, *nodes], now, "spec.training")
+        problem = problem or (_unheeded(kind, job, now) if kind == names.RAY_JOB else None)
     return JobState(
         name=metadata["name"],
         role=labels[names.LABEL_ROLE],
@@ -218,6 +221,7 @@ def ray_service_state(
     pending = status.get("pendingServiceStatus", {}).get("rayClusterName")
     prepared = (clusters or {}).get(pending, {})
     problem = _first_problem(pods, now, "spec.serving") or _creation_problem(prepared) or _application_problem(status, application)
+    problem = problem or _unheeded("RayService", ray_service, now)
     return RayServiceState(
         serve_config=ray_service["spec"].get("serveConfigV2", ""),
         hash=metadata.get("annotations", {}).get(names.ANNOTATION_HASH),
@@ -241,6 +245,16 @@ def _creation_problem(cluster: Json) -> Problem | None:
             message = f"the RayCluster {cluster['metadata']['name']} cannot create its pods: {why}; check spec.serving.resources"
             return Problem("PodsNotCreated", message)
     return None
+
+
+def _unheeded(kind: str, made: Json, now: datetime) -> Problem | None:
+    """That KubeRay has not said a word of an object, long after it was made."""
+    metadata = made["metadata"]
+    created = metadata.get("creationTimestamp")
+    if made.get("status") or not created or (now - datetime.fromisoformat(created)).total_seconds() < KUBERAY_GRACE_S:
+        return None
+    advice = f"does its operator run, and does it watch the namespace {metadata.get('namespace')}?"
+    return Problem("KubeRaySilent", f"KubeRay has not taken up the {kind} {metadata['name']}, which was made at {created}; {advice}")
 
 
 def _mounted_claims(cluster: Json) -> Iterable[str]:

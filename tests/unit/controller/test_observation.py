@@ -630,6 +630,21 @@ def test_a_ray_job_that_is_not_yet_known_to_kuberay_runs():
     assert observation.ray_job_state(ray_job(), [], "", NOW).phase == "Running"
 
 
+@pytest.mark.parametrize(("made", "is_told"), [("2026-01-01T11:58:00Z", True), ("2026-01-01T11:59:30Z", False)])
+def test_what_kuberay_does_not_take_up_is_told_after_a_minute(made, is_told):
+    age = {"creationTimestamp": made, "namespace": "policies"}
+    job, service = ray_job(**age), ray_service(**age)
+    for kind, state in (("RayJob", observation.ray_job_state(job, [], "", NOW)), ("RayService", served(service))):
+        if is_told:
+            assert state.problem.reason == "KubeRaySilent"
+            assert f"the {kind} {job['metadata']['name'] if kind == 'RayJob' else 'cartpole'}" in state.problem.message
+            assert state.problem.message.endswith("does it watch the namespace policies?")
+        else:
+            assert state.problem is None
+    heard = ray_job({"jobDeploymentStatus": "Initializing"}, **age)
+    assert observation.ray_job_state(heard, [], "", NOW).problem is None
+
+
 def test_the_attempts_of_a_ray_job_are_the_pods_of_its_submitter():
     first = submitter(state=terminated(said({"error": {"reason": "HeadLost", "message": "m"}}), 1, "Error"))
     state = seen_on_a_cluster({"jobDeploymentStatus": "Running", "jobStatus": "FAILED"}, first, submitter("b"), node())
