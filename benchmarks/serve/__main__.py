@@ -1,7 +1,7 @@
 """Our server beside Ray's tutorial, bare ASGI and other frameworks, on this machine, in one run: `make bench-serve`.
 
-All servers are up together and are measured in turn, round after round, so that what else the machine does meets them alike. What
-counts are the ratios; absolute figures are the machine's. Servers and generator share all cores.
+All servers are up together and are measured in turn, round after round, so that what else the machine does meets them alike; those whose
+turn it is not are stopped (SIGSTOP). What counts are the ratios; absolute figures are the machine's. Server and generator share all cores.
 """
 
 import argparse
@@ -16,19 +16,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.serve.load import measured_load
-from benchmarks.serve.processes import Launch, NotStarted, running, wait_for_answer
+from benchmarks.serve.load import Cell, measured_load
+from benchmarks.serve.processes import Launch, NotStarted, awake, running, wait_for_answer
 from benchmarks.serve.replicas import Cost, measured_costs
 from benchmarks.serve.report import Row, plot, table
 from benchmarks.serve.targets import TARGETS, Target, World, installed_version, trained_world
 
 BATCH, BATCH_CONNECTIONS = 64, 8
 ANSWER_LIMIT_S = 180.0
+# What was due while a server was stopped is done first.
+WAKING_S = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,32 +104,52 @@ def _measured_rows(world: World, chosen: Sequence[Target], arguments: argparse.N
     cells = [(target, *load) for load in loads for target in chosen if load[1] == 1 or target.has_batches]
     rows = {(target.name, *load): Row(target.name, *load) for target, *load in cells}
     busy = dict.fromkeys([target.name for target in chosen], 0.0)
-    with _started(world, chosen) as launches:
+    with _started(world, chosen) as servers:
         for number in range(arguments.rounds):
             # Another order in each round, so that nobody is always measured first, or always after the same neighbour.
             for target, connections, batch in random.Random(number).sample(cells, len(cells)):
-                cell = measured_load(target.request(launches[target.server], batch), connections, arguments.seconds)
+                cell = servers[target.server].measured(target, connections, batch, arguments.seconds)
                 rows[target.name, connections, batch].add(cell)
                 busy[target.name] = max(busy[target.name], cell.busy)
                 print(f"round {number + 1}: {target.name:>10} x{connections} batch {batch}: {cell.requests_per_s:.0f}/s", flush=True)
     return list(rows.values()), busy
 
 
+@dataclass(frozen=True)
+class _Server:
+    """A started server, which is stopped but for while it is measured."""
+
+    launch: Launch
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_for(self, target: Target) -> None:
+        """Until it answers what the target asks."""
+        request = target.request(self.launch, 1)
+        wait_for_answer(self.launch, self.process, request.port, request.path, request.body, self.log, ANSWER_LIMIT_S)
+
+    def measured(self, target: Target, connections: int, batch: int, seconds: float) -> Cell:
+        """One cell."""
+        with awake(self.process):
+            self.wait_for(target)
+            time.sleep(WAKING_S)
+            return measured_load(target.request(self.launch, batch), connections, seconds)
+
+
 @contextlib.contextmanager
-def _started(world: World, chosen: Sequence[Target]) -> Iterator[dict[str, Launch]]:
-    """Every server that a target needs, up and answering for the length of the block."""
-    launches: dict[str, Launch] = {}
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+def _started(world: World, chosen: Sequence[Target]) -> Iterator[dict[str, _Server]]:
+    """Every server that a target needs, for the length of the block; each has answered."""
+    servers: dict[str, _Server] = {}
     with contextlib.ExitStack() as stack:
         for target in chosen:
             name, log = target.server, world.directory / f"{target.server}.log"
-            if name not in launches:
+            if name not in servers:
                 print(f"starting {name} ...", flush=True)
-                launches[name] = target.launch(world)
-                processes[name] = stack.enter_context(running(launches[name], log))
-            request = target.request(launches[name], 1)
-            wait_for_answer(launches[name], processes[name], request.port, request.path, request.body, log, ANSWER_LIMIT_S)
-        yield launches
+                launch = target.launch(world)
+                servers[name] = _Server(launch, stack.enter_context(running(launch, log)), log)
+            with awake(servers[name].process):
+                servers[name].wait_for(target)
+        yield servers
 
 
 def _write(out: Path, rows: Sequence[Row], connections: int) -> None:

@@ -50,7 +50,24 @@ def running(launch: Launch, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         _end(process)
 
 
+@contextlib.contextmanager
+def awake(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Lets a session run for the length of the block alone: what a server does while nobody asks it would take a share of the cores."""
+    _signal_all(process, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        _signal_all(process, signal.SIGSTOP)
+
+
+def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    for pid in members(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
+    _signal_all(process, signal.SIGCONT)
     if process.stdin is not None:
         process.stdin.close()
     if process.poll() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ from fakes.policy_server import Reply, policy_server
 
 from benchmarks.serve.__main__ import _write, main
 from benchmarks.serve.load import Cell, Request, is_whole, measured_load
-from benchmarks.serve.processes import Launch, NotStarted, free_range, members, running, stat_fields, wait_for_answer
+from benchmarks.serve.processes import Launch, NotStarted, awake, free_range, members, running, stat_fields, wait_for_answer
 from benchmarks.serve.report import Row, percentile, plot, ratio, table
 from benchmarks.serve.targets import TARGETS, own_body
 
@@ -117,6 +118,22 @@ def test_nothing_of_a_session_is_left_running(tmp_path: Path) -> None:
         while "up" not in log.read_text():
             assert process.poll() is None
         assert len(members(process.pid)) == 2
+    assert members(process.pid) == []
+
+
+def test_a_session_that_is_not_measured_stands_still_and_is_ended_all_the_same(tmp_path: Path) -> None:
+    def comes_to(state: str, pid: int) -> bool:
+        deadline = time.monotonic() + 10
+        while stat_fields(Path(f"/proc/{pid}/stat").read_text())[0] != state and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return time.monotonic() < deadline
+
+    with running(Launch(["sleep", "60"], 0), tmp_path / "log") as process:
+        with awake(process):
+            assert comes_to("S", process.pid)
+        assert comes_to("T", process.pid)
+        with awake(process):
+            assert comes_to("S", process.pid)
     assert members(process.pid) == []
 
 
