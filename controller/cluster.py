@@ -117,7 +117,7 @@ class Cluster:
             created=metadata["creationTimestamp"],
             deleting="deletionTimestamp" in metadata,
             jobs=(*self._job_states(owner, jobs, pods, now), *self._ray_job_states(owner, ray_jobs, pods, now)),
-            claim=observation.claim_state(claim, owner, self._claim_events(claim)) if claim else None,
+            claim=observation.claim_state(claim, owner, self._events(claim) if observation.is_unbound(claim) else []) if claim else None,
             ray_service=serving,
             ingress=observation.ingress_state(ingress, owner) if ingress else None,
             replicas=self._replicas(owner, spec, ray_service) if ray_service else None,
@@ -239,7 +239,9 @@ class Cluster:
         for job in jobs:
             if observation.is_owned(job, owner):
                 of_job = [pod for pod in pods if observation.is_of_job(pod, job)]
-                yield observation.job_state(job, of_job, self._log(of_job, job["spec"]["template"]["spec"]["containers"][0]["name"]), now)
+                log = self._log(of_job, job["spec"]["template"]["spec"]["containers"][0]["name"])
+                events = self._events(job) if observation.has_never_had_a_pod(job) else []
+                yield observation.job_state(job, of_job, log, now, events)
 
     def _ray_jobs(self, owner: Owner, spec: Spec) -> list[dict[str, Any]]:
         try:
@@ -259,7 +261,9 @@ class Cluster:
         for job in ray_jobs:
             if observation.is_owned(job, owner):
                 submitters = [pod for pod in pods if observation.is_of_job(pod, job)]
-                yield observation.ray_job_state(job, pods, self._log(submitters, names.ROLE_TRAIN), now)
+                podless = observation.cluster_without_pods(job, pods)
+                cluster = self._ray_clusters(owner, [podless]).get(podless) if podless else None
+                yield observation.ray_job_state(job, pods, self._log(submitters, names.ROLE_TRAIN), now, cluster)
 
     def _log(self, pods: list[dict[str, Any]], container: str) -> str:
         """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""
@@ -282,10 +286,8 @@ class Cluster:
         except ApiException:
             return ""
 
-    def _claim_events(self, claim: Mapping[str, Any]) -> list[dict[str, Any]]:
-        if claim.get("status", {}).get("phase") == "Bound":
-            return []
-        metadata = claim["metadata"]
+    def _events(self, involved: Mapping[str, Any]) -> list[dict[str, Any]]:
+        metadata = involved["metadata"]
         return self._list("Event", metadata["namespace"], fields=f"involvedObject.uid={metadata['uid']}")
 
     def _ray_service(self, owner: Owner, spec: Spec, status: Status, now: datetime) -> tuple[dict[str, Any] | None, RayServiceState | None]:

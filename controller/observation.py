@@ -79,38 +79,57 @@ def _field_manager(verb: str, metadata: Json) -> str | None:
     return last.get("manager")
 
 
-def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobState:
+def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, events: Sequence[Json] = ()) -> JobState:
     """A Job of ours.
 
     Args:
         pods: the pods of this Job, in any order.
         log: the tail of what its running pod has written, or "".
+        events: of the Job, read only where it has no pod.
     """
     status = job.get("status", {})
     ended = {condition["type"]: condition for condition in status.get("conditions", []) if condition["status"] == "True"}
     container = job["spec"]["template"]["spec"]["containers"][0]
     end = _End(ended.get("Failed"), "Complete" in ended)
     attempt = max(1, status.get("failed", 0) + status.get("active", 0) + status.get("succeeded", 0))
-    return _state(names.JOB, job, container, end, attempt, pods, (), log, now)
+    return _state(names.JOB, job, container, end, attempt, pods, (), log, now, _job_creation_problem(job, events))
 
 
-def ray_job_state(job: Json, pods: Sequence[Json], log: str, now: datetime) -> JobState:
+def ray_job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, cluster: Json | None = None) -> JobState:
     """A RayJob of ours.
 
     Args:
         pods: those of its submitter, which bear the Job's name that KubeRay gave them, and of its cluster, among others.
         log: the tail of what its running submitter has written, or "".
+        cluster: its RayCluster, read only where that has no pod.
     """
     status = job.get("status", {})
     container = job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
     submitters = [pod for pod in pods if is_of_job(pod, job)]
     nodes = [pod for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/cluster") == status.get("rayClusterName", "")]
-    return _state(names.RAY_JOB, job, container, _ray_job_end(status), max(1, len(submitters)), submitters, nodes, log, now)
+    hindrance = _creation_problem(cluster or {}, "spec.training") or _unheeded(names.RAY_JOB, job, now)
+    return _state(names.RAY_JOB, job, container, _ray_job_end(status), max(1, len(submitters)), submitters, nodes, log, now, hindrance)
 
 
 def is_of_job(pod: Json, job: Json) -> bool:
     """Whether a pod is of a Job, or of the Job that KubeRay makes for a RayJob under its name."""
     return bool(pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job["metadata"]["name"])
+
+
+def has_never_had_a_pod(job: Json) -> bool:
+    """Whether the Job controller has not made one yet: its events say why, where the API server refuses it."""
+    return not any(job.get("status", {}).get(count) for count in ("active", "succeeded", "failed"))
+
+
+def cluster_without_pods(ray_job: Json, pods: Sequence[Json]) -> str | None:
+    """The RayCluster of a RayJob, as long as it has no pod."""
+    name = ray_job.get("status", {}).get("rayClusterName")
+    return None if any(pod["metadata"].get("labels", {}).get("ray.io/cluster") == name for pod in pods) else name or None
+
+
+def is_unbound(claim: Json) -> bool:
+    """Whether a claim waits for its volume: its events say why."""
+    return bool(claim.get("status", {}).get("phase") != "Bound")
 
 
 @dataclass(frozen=True)
@@ -135,13 +154,23 @@ def _ray_job_end(status: Json) -> _End:
 
 
 def _state(
-    kind: str, job: Json, container: Json, end: _End, attempt: int, pods: Sequence[Json], nodes: Sequence[Json], log: str, now: datetime
+    kind: str,
+    job: Json,
+    container: Json,
+    end: _End,
+    attempt: int,
+    pods: Sequence[Json],
+    nodes: Sequence[Json],
+    log: str,
+    now: datetime,
+    hindrance: Problem | None,
 ) -> JobState:
     """What a Job and a RayJob have in common.
 
     Args:
         pods: those that say what comes out.
         nodes: those of the Ray cluster that it has beside them.
+        hindrance: why it has no pods, as far as that is known.
     """
     metadata = job["metadata"]
     labels, annotations = metadata["labels"], metadata.get("annotations", {})
@@ -161,8 +190,7 @@ def _state(
         problem = _job_problem(end.failed, words, [*nodes, *by_age])
     else:
         # A training that gets on is not stuck, whatever becomes of one of its workers.
-        problem = _first_problem(by_age if progress else [*by_age, *nodes], now, "spec.training")
-        problem = problem or (_unheeded(kind, job, now) if kind == names.RAY_JOB else None)
+        problem = _first_problem(by_age if progress else [*by_age, *nodes], now, "spec.training") or hindrance
     return JobState(
         name=metadata["name"],
         role=labels[names.LABEL_ROLE],
@@ -220,7 +248,11 @@ def ray_service_state(
     active = status.get("activeServiceStatus", {}).get("rayClusterName")
     pending = status.get("pendingServiceStatus", {}).get("rayClusterName")
     prepared = (clusters or {}).get(pending, {})
-    problem = _first_problem(pods, now, "spec.serving") or _creation_problem(prepared) or _application_problem(status, application)
+    problem = (
+        _first_problem(pods, now, "spec.serving")
+        or _creation_problem(prepared, "spec.serving")
+        or _application_problem(status, application)
+    )
     problem = problem or _unheeded("RayService", ray_service, now)
     return RayServiceState(
         serve_config=ray_service["spec"].get("serveConfigV2", ""),
@@ -237,14 +269,28 @@ def ray_service_state(
     )
 
 
-def _creation_problem(cluster: Json) -> Problem | None:
+def _creation_problem(cluster: Json, field: str) -> Problem | None:
     """Why a RayCluster gets no pods: a quota, or an admission webhook, refuses them."""
     for condition in cluster.get("status", {}).get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            why = " ".join(str(condition.get("message", "")).split())
-            message = f"the RayCluster {cluster['metadata']['name']} cannot create its pods: {why}; check spec.serving.resources"
-            return Problem("PodsNotCreated", message)
+            return _not_created(f"the RayCluster {cluster['metadata']['name']}", condition.get("message", ""), field)
     return None
+
+
+def _job_creation_problem(job: Json, events: Sequence[Json]) -> Problem | None:
+    """The same of a Job, which tells it by events alone."""
+    refusals = [event for event in events if event.get("reason") == "FailedCreate"]
+    if not refusals:
+        return None
+    return _not_created(f"the Job {job['metadata']['name']}", max(refusals, key=_event_time).get("message", ""), "spec.training")
+
+
+def _not_created(whose: str, why: Any, field: str) -> Problem:
+    return Problem("PodsNotCreated", f"{whose} cannot create its pods: {' '.join(str(why).split())}; check {field}.resources")
+
+
+def _event_time(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
 
 
 def _unheeded(kind: str, made: Json, now: datetime) -> Problem | None:
@@ -292,10 +338,10 @@ def claim_state(claim: Json, owner: Owner, events: Iterable[Json]) -> ChildState
     is_ours = (labels.get(names.LABEL_NAME), labels.get(names.LABEL_MANAGED_BY)) == (owner.name, names.FIELD_MANAGER)
     is_kept = is_ours and not metadata.get("ownerReferences")
     problem = None
-    if claim.get("status", {}).get("phase") != "Bound":
+    if is_unbound(claim):
         warnings = [event for event in events if event.get("type") == "Warning"]
         if warnings:
-            last = max(warnings, key=lambda event: str(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]))
+            last = max(warnings, key=_event_time)
             message = (
                 f"the claim {metadata['name']} cannot be bound: {last['message']}; check spec.storage.pvc and the cluster's StorageClasses"
             )
