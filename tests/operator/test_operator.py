@@ -324,6 +324,25 @@ def test_a_ray_job_is_watched_to_its_end_and_goes_when_another_is_asked_for(kube
     assert kube.created("jobs") == []
 
 
+def test_a_job_whose_pod_is_refused_says_so_until_it_is_made(kube, operator):
+    operator()
+    create(kube)
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    job = kube.one("jobs", JOB)
+    assert job
+    involved = {"uid": job["metadata"]["uid"]}
+    metadata = {"name": "refused", "namespace": "default"}
+    kube.put("events", {"metadata": metadata, "reason": "FailedCreate", "message": "exceeded quota: q", "involvedObject": involved})
+
+    def degraded() -> str:
+        found = next((c for c in status(kube).get("conditions", []) if c["type"] == "Degraded"), {})
+        return f"{found.get('reason')}: {found.get('message')}"
+
+    until(lambda: degraded().startswith(f"PodsNotCreated: the Job {JOB} cannot create its pods: exceeded quota: q"), degraded)
+    finish(kube, JOB)
+    until(lambda: is_ready(kube) and degraded().startswith("AsExpected"), degraded)
+
+
 def ask(kube: Kube, verb: str, **more: Any) -> None:
     """`kubectl annotate`, with what the API server notes of it."""
     annotation = names.request_annotation(verb)
