@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 CLUSTER ?= policymodel
+KIND_CONFIG ?= kind-config.yaml
 # Never whatever context happens to be current: images and operators of work in progress belong into this cluster only.
 CONTEXT ?= kind-$(CLUSTER)
 EXAMPLE := k8s/examples/policymodel.yaml
@@ -69,7 +70,7 @@ images:  ## Build the three images and load them into the cluster
 
 cluster:  ## A kind cluster with KubeRay and Traefik; what is there already is left alone
 	@kind get clusters 2>/dev/null | grep -qx $(CLUSTER) || \
-	kind create cluster --name $(CLUSTER) --config kind-config.yaml $(addprefix --image ,$(KIND_IMAGE)) --wait 180s
+	kind create cluster --name $(CLUSTER) --config $(KIND_CONFIG) $(addprefix --image ,$(KIND_IMAGE)) --wait 180s
 	@$(KUBECTL) get crd rayservices.ray.io >/dev/null 2>&1 || { $(INSTALL_KUBERAY); }
 	@$(KUBECTL) get ingressclass traefik >/dev/null 2>&1 || { $(INSTALL_INGRESS); }
 

@@ -8,9 +8,8 @@ import pytest
 
 from e2e.conftest import example
 from e2e.kube import Namespace, kubectl, wait
+from e2e.trainings import S3, SECRET, training, wait_for_progress
 
-S3 = {"bucket": "policies", "endpoint": "http://s3.s3:7070", "region": "us-east-1", "secretName": "s3", "pathStyle": True}
-CREDENTIALS = "[default]\naws_access_key_id = minioadmin\naws_secret_access_key = minioadmin\n"
 HEAD, WORKER = "policymodel.dev/role=learner", "policymodel.dev/role=env-runner"
 
 
@@ -38,23 +37,8 @@ def on_a_cluster(namespace: Namespace, env_steps: int, **training: Any) -> dict[
 
 
 def begun(namespace: Namespace, document: dict[str, Any]) -> None:
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": {"credentials": CREDENTIALS}}
-    namespace.apply(secret)
+    namespace.apply(SECRET)
     namespace.apply(document)
-
-
-def training(namespace: Namespace) -> dict[str, Any]:
-    return dict((namespace.get("policymodel", "cartpole") or {}).get("status", {}).get("training", {}))
-
-
-def wait_for_iteration(namespace: Namespace, iteration: int) -> int:
-    """Waits for progress of the training; the iteration that it has come to."""
-
-    def come() -> int | None:
-        reached = int(training(namespace).get("iteration", 0))
-        return reached if reached >= iteration else None
-
-    return wait(come, 240, f"iteration {iteration}", lambda: namespace.kubectl("describe", "pm", "cartpole"))
 
 
 def kill(namespace: Namespace, selector: str) -> str:
@@ -74,15 +58,15 @@ def of_the_training(namespace: Namespace) -> set[str]:
 @pytest.mark.full
 def test_a_training_goes_on_after_its_head_and_a_worker_were_killed_and_leaves_nothing_behind(namespace: Namespace) -> None:
     begun(namespace, on_a_cluster(namespace, env_steps=500_000))
-    before = wait_for_iteration(namespace, 20)
+    before = wait_for_progress(namespace, "iteration", 20)
     assert len({pod["spec"]["nodeName"] for pod in namespace.list("pod", WORKER)}) == 2
     killed = kill(namespace, HEAD)
     wait(lambda: training(namespace).get("attempt") == 2, 120, "a second attempt")
     # It went on from a checkpoint, and did not begin anew: the iteration is there at once, and the steps go on from there.
-    assert wait_for_iteration(namespace, 1) >= before - 5
+    assert wait_for_progress(namespace, "iteration", 1) >= before - 5
     assert killed not in of_the_training(namespace)
     lost = kill(namespace, WORKER)
-    wait_for_iteration(namespace, training(namespace)["iteration"] + 20)
+    wait_for_progress(namespace, "iteration", training(namespace)["iteration"] + 20)
     wait(lambda: len(namespace.list("pod", WORKER)) == 2 and lost not in of_the_training(namespace), 60, "another worker")
     namespace.wait_condition("cartpole", "Ready", "True", timeout_s=400)
     status = namespace.get("policymodel", "cartpole")["status"]
@@ -97,7 +81,7 @@ def test_a_training_goes_on_after_its_head_and_a_worker_were_killed_and_leaves_n
 @pytest.mark.full
 def test_an_edit_ends_the_ray_job_of_before_and_wrong_input_is_tried_once(namespace: Namespace) -> None:
     begun(namespace, on_a_cluster(namespace, env_steps=50_000_000))
-    wait_for_iteration(namespace, 1)
+    wait_for_progress(namespace, "iteration", 1)
     before = {job["metadata"]["name"] for job in namespace.list("rayjob")}
     wrong = on_a_cluster(namespace, env_steps=1000)
     wrong["spec"]["environment"] = {"id": "CartPole-v7"}
