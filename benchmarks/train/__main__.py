@@ -1,4 +1,4 @@
-"""Our trainer beside stock RLlib and Stable-Baselines3 on CartPole, from process start until it is solved: `make bench-train`.
+"""Our trainer beside stock RLlib and Stable-Baselines3, from process start until CartPole, or another, is solved: `make bench-train`.
 
 Each seed is trained by all of them one after another, in another order each time, so that what else the machine does meets them alike.
 What counts are the ratios. It can be run in parts (`--seeds 0-4`, later `--seeds 5-9`): the rows of a file are added to.
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serve.processes import Launch, members, running
+from benchmarks.serve.targets import installed_python
+from benchmarks.train.learners.solved import GOALS
 from benchmarks.train.report import Row, merged, plot, table
 
 ROOT = Path(__file__).parents[2]
 LEARNERS = Path(__file__).parent / "learners"
-SB3 = ("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.2.2")
+SB3 = ("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.2.2", "box2d==2.3.10")
 SAMPLED_EVERY_S = 0.2
 
 
@@ -36,7 +37,7 @@ class Contender:
     """
 
     name: str
-    limit_s: float = 300.0
+    limit_s: float = 1800.0
     most_seeds: int = 1000
 
 
@@ -49,21 +50,24 @@ def main(argv: Sequence[str]) -> int:
     names = [contender.name for contender in CONTENDERS]
     parser.add_argument("--seeds", type=_seeds, default=range(15), metavar="N or N-M")
     parser.add_argument("--trainers", type=lambda text: text.split(","), default=names, metavar="NAMES", help=",".join(names))
+    parser.add_argument("--environment", choices=GOALS, default="CartPole-v1")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/train.json"), metavar="FILE", help="and a plot beside it, .svg"
+        "--out", type=Path, metavar="FILE", help="and a plot beside it, .svg (default benchmarks/results/train[-NAME].json)"
     )
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/policymodel-bench"), metavar="DIR", help="of other frameworks")
     arguments = parser.parse_args(argv)
+    environment: str = arguments.environment
+    out: Path = arguments.out or ROOT / f"benchmarks/results/train{'' if environment == 'CartPole-v1' else f'-{environment}'}.json"
     chosen = [contender for contender in CONTENDERS if contender.name in arguments.trainers]
     pythons = {one.name: _python(one.name, arguments.cache.expanduser()) for one in chosen}
-    rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
     for seed in arguments.seeds:
         for contender in random.Random(seed).sample(chosen, len(chosen)):
             if seed < contender.most_seeds:
-                row = measured(contender, seed, pythons[contender.name])
+                row = measured(contender, environment, seed, pythons[contender.name])
                 print(json.dumps(row), flush=True)
                 rows = merged(rows, [row])
-                _write(arguments.out, rows)
+                _write(out, rows)
     print(table(rows))
     return 0
 
@@ -75,21 +79,14 @@ def _seeds(text: str) -> range:
 
 def _python(name: str, cache: Path) -> str:
     """The interpreter of a trainer; Stable-Baselines3 has an environment of its own."""
-    if name != "sb3":
-        return sys.executable
-    python = cache / "sb3" / "bin" / "python"
-    if not (cache / "sb3" / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(cache / "sb3")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *SB3], check=True)
-        (cache / "sb3" / "installed").touch()
-    return str(python)
+    return installed_python(cache / "sb3", SB3) if name == "sb3" else sys.executable
 
 
-def measured(contender: Contender, seed: int, python: str) -> Row:
+def measured(contender: Contender, task: str, seed: int, python: str) -> Row:
     """One training, in a process of its own."""
     log = Path(f"/tmp/bench-train-{os.getpid()}.log")
     environment = {"BENCHMARK_BEGAN": str(time.time()), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    launch = Launch([python, str(LEARNERS / f"{contender.name}.py"), str(seed)], 0, environment)
+    launch = Launch([python, str(LEARNERS / f"{contender.name}.py"), str(seed), task], 0, environment)
     began, peak_bytes = time.monotonic(), 0
     said: Row | None = None
     try:

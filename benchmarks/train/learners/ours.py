@@ -1,17 +1,23 @@
-"""Our trainer with its defaults."""
+"""Our trainer with the settings of our example."""
 
 import contextlib
+from pathlib import Path
 
 import torch
-from solved import ENVIRONMENT, Solved, Watch, seed
+import yaml
+from solved import Solved, Watch, environment, seed
 
 from app.encoding import Encoding
 from app.environments import checked_interface, parsed_environment
 from app.settings import parsed_settings
 from app.trainer import Trainer, TrainingTask
 
-environment = parsed_environment({"id": ENVIRONMENT})
-trainer = Trainer(TrainingTask(environment, Encoding(*checked_interface(environment)[:2]), parsed_settings({}), 0, seed()))
+EXAMPLES = {"CartPole-v1": "policymodel.yaml", "Acrobot-v1": "acrobot.yaml", "LunarLander-v3": "lunarlander.yaml"}
+
+example = yaml.safe_load((Path(__file__).parents[3] / "k8s/examples" / EXAMPLES[environment()]).read_text())
+settings = parsed_settings(example["spec"]["training"]["config"])
+asked = parsed_environment({"id": environment()})
+trainer = Trainer(TrainingTask(asked, Encoding(*checked_interface(asked)[:2]), settings, 0, seed()))
 watch = Watch()
 watch.start()
 with contextlib.suppress(Solved):

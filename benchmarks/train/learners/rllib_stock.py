@@ -4,9 +4,9 @@ import contextlib
 
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
-from solved import ENVIRONMENT, Solved, Watch, seed
+from solved import Solved, Watch, environment, seed
 
-algorithm = PPOConfig().environment(ENVIRONMENT).debugging(seed=seed(), log_level="ERROR").build_algo()
+algorithm = PPOConfig().environment(environment()).debugging(seed=seed(), log_level="ERROR").build_algo()
 watch = Watch()
 watch.start()
 with contextlib.suppress(Solved):
