@@ -39,17 +39,18 @@ class Trial:
 class EventFiles(TBXLoggerCallback):  # type: ignore[misc] # mypy does not follow Ray
     """TensorBoard's event files, one after the other."""
 
-    def begin_file(self, trial: Trial, after_step: int, *, purges: bool) -> None:
+    def begin_file(self, trial: Trial, first_step: int, *, purges: bool) -> None:
         """Closes the file that is written, and begins another one.
 
         Args:
-            after_step: no step that will be in it is lower. It tells two files apart that are begun in one second.
+            first_step: no step that will be in it is lower. It is in the file's name, because files that are begun in
+                one second would have one name, and the first of them would be lost.
             purges: TensorBoard is to forget what other files have from here on: the attempt that wrote it was killed.
         """
         from tensorboardX import SummaryWriter
 
         self._summary_writer_cls = functools.partial(
-            SummaryWriter, purge_step=after_step if purges else None, filename_suffix=f".{after_step:012d}"
+            SummaryWriter, purge_step=first_step if purges else None, filename_suffix=f".{first_step:012d}"
         )
         self.log_trial_start(trial)
 

@@ -199,7 +199,7 @@ class _Events:
     def keep(self) -> None:
         if self._logger is not None:
             whole = self._files()
-            self._logger.begin_file(self._trial, self._step, purges=False)
+            self._logger.begin_file(self._trial, self._step + 1, purges=False)
             self._move(whole)
 
     def close(self) -> None:
