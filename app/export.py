@@ -65,7 +65,7 @@ class _Observations(torch.nn.Module):
 
     def _filtered(self, seen: torch.Tensor) -> torch.Tensor:
         # As doubles, because what is left of a large mean is small.
-        centred = (seen.to(torch.float64) - self.get_buffer("mean")) / (self.get_buffer("std") + SMALL_NUMBER)
+        centred = (seen.to(torch.float64) - self.get_buffer("mean")) / (self.get_buffer("std") + float(SMALL_NUMBER))
         return centred.clamp(-FILTER_CLIP, FILTER_CLIP).to(torch.float32)
 
 
