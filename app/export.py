@@ -14,6 +14,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.numpy import SMALL_NUMBER
 
 from app.bundle import Bundle
 from app.distributions import categories, first_action, inputs_size
@@ -25,7 +26,6 @@ from app.spaces import Arrays, Box, Discrete, Leaf, MultiDiscrete, as_json, desc
 
 OPSET = 20
 FILTER_CLIP = 10.0
-FILTER_EPSILON = 1e-8
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -65,7 +65,7 @@ class _Observations(torch.nn.Module):
 
     def _filtered(self, seen: torch.Tensor) -> torch.Tensor:
         # As doubles, because what is left of a large mean is small.
-        centred = (seen.to(torch.float64) - self.get_buffer("mean")) / (self.get_buffer("std") + FILTER_EPSILON)
+        centred = (seen.to(torch.float64) - self.get_buffer("mean")) / (self.get_buffer("std") + float(SMALL_NUMBER))
         return centred.clamp(-FILTER_CLIP, FILTER_CLIP).to(torch.float32)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.utils.filter import RunningStat
+from ray.rllib.utils.numpy import SMALL_NUMBER
 
 from app.spaces import Array
 
@@ -83,7 +84,7 @@ def filtered(pipeline: Any, observations: Array) -> Array:
             new = Moments(len(observations), mean, ((observations - mean) ** 2).sum(axis=0))
             _set(stats, _moments(stats) + new)
             # Source: rllib/utils/filter.py (Ray 2.60).
-            observations = ((observations - stats.mean) / (stats.std + 1e-8)).clip(-FILTER_CLIP, FILTER_CLIP)
+            observations = ((observations - stats.mean) / (stats.std + SMALL_NUMBER)).clip(-FILTER_CLIP, FILTER_CLIP)
     return observations.astype(np.float32)
 
 

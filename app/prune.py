@@ -1,6 +1,6 @@
 """Removes policies that nobody needs any more: `python -m app.prune`. It decides nothing: it removes what it is handed, and that alone.
 
-Of each digest: its bundle, the records of its evaluations, and the runs that published it, with their checkpoints and weights.
+Of each digest: its bundle, the records of its evaluations, and the runs that published it, with their checkpoints, weights and event files.
 Idempotent: what is gone already is passed over, and what was stopped half-way is found again by the next try, because a run's result,
 which tells its digest, goes last.
 """
@@ -15,6 +15,7 @@ from app.checkpoints import STATE_FILE
 from app.errors import InputError
 from app.report import ArgumentParser, Report, reported_run
 from app.storage import Place, Storage, children, open_storage, read_json, remove, remove_file, storage_faults
+from app.tracking import TENSORBOARD
 
 CHECKPOINTS = "checkpoints"
 RESULT_FILE = "result.json"
@@ -62,8 +63,11 @@ def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
         checkpoints = runs / name / CHECKPOINTS
         for checkpoint in children(checkpoints):
             _remove_whole(checkpoints / checkpoint, STATE_FILE)
+        events = runs / name / TENSORBOARD
+        for file in children(events):
+            remove_file(events, file)
         for file in children(runs / name):
-            if file not in (CHECKPOINTS, RESULT_FILE):
+            if file not in (CHECKPOINTS, TENSORBOARD, RESULT_FILE):
                 remove_file(runs / name, file)
         _remove_whole(runs / name, RESULT_FILE)
     return len(found)

@@ -51,7 +51,7 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class ObservationFilter:
-    """RLlib's MeanStdFilter at rest: (seen - mean) / (std + 1e-8), clipped to 10.
+    """RLlib's MeanStdFilter at rest: (seen - mean) / (std + 1e-6), clipped to 10.
 
     Source: rllib/utils/filter.py (Ray 2.60).
 

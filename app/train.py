@@ -28,6 +28,7 @@ from app.settings import parsed_settings
 from app.spaces import Array
 from app.stop import Point, Stop, next_point, parsed_stop
 from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
+from app.tracking import Tracking, Tracks, parsed_tracking, tracked
 from app.trainer import Trainer, TrainingTask
 from app.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
 
@@ -49,6 +50,7 @@ class Run:
     Attributes:
         joins_cluster: it is the driver of a Ray cluster, and has no Ray of its own.
         units: what the environment tells of them; see `app.units`.
+        tracking: where its figures are told; no part of what is learnt.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Run:
     warm_start: WarmStart | None = None
     joins_cluster: bool = False
     units: dict[str, dict[str, str]] = field(default_factory=dict)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
@@ -71,7 +74,10 @@ def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
     with storage_faults():
         published = _published_before(asked)
     if published is None:
-        published = _trained_and_published(asked, report, leaving)
+        parameters = {**_config(asked.task), "seed": asked.task.seed, "environment": asked.task.environment.described()}
+        with tracked(asked.tracking, asked.storage.run(asked.id), asked.id, parameters) as tracks:
+            published = _trained_and_published(asked, report, leaving, tracks)
+            tracks.published(published["digest"])
     return _with_evaluation(asked, published)
 
 
@@ -127,6 +133,7 @@ def parsed_run(argv: Sequence[str]) -> Run:
         warm_start=warm_start,
         joins_cluster=arguments.engine == "RayJob",
         units=units,
+        tracking=parsed_tracking(parsed_json("--tracking", arguments.tracking)),
     )
 
 
@@ -144,12 +151,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--checkpoint-every", type=int, default=10, metavar="N", help="iterations between checkpoints (default 10)")
     parser.add_argument("--warm-start", default="null", metavar="JSON", help="the published run to begin with: run and digest")
+    parser.add_argument("--tracking", default="null", metavar="JSON", help="tensorBoard, and mlflow: trackingUri, experiment and tags")
     parser.add_argument("--evaluation", default="null", metavar="JSON", help="played right after publishing")
     parser.add_argument("--entry-point-prefix", action="append", default=[], metavar="PREFIX", help="what entryPoint may name (repeatable)")
     return parser
 
 
-def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict[str, Any]:
+def _trained_and_published(asked: Run, report: Report, leaving: Leaving, tracks: Tracks) -> dict[str, Any]:
     check_environment(asked.task.environment)
     with storage_faults():
         before = known_attempts(asked.storage.run(asked.id))
@@ -161,7 +169,7 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         if weights:
             trainer.begin_with(weights)
         leaving.listen()  # ray.init puts its own handler there
-        state, stopped_by = _trained(asked, trainer, report, leaving, attempt)
+        state, stopped_by = _trained(asked, trainer, report, leaving, attempt, tracks)
         with storage_faults():
             write_weights(asked.storage, asked.id, trainer.weights())
         digest = _published(asked, trainer, state)
@@ -186,7 +194,7 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
     return result
 
 
-def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts) -> tuple[RunState, str]:
+def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts, tracks: Tracks) -> tuple[RunState, str]:
     """Iterates until a criterion is met, from the newest checkpoint on where there is one; gives the state then, and the criterion.
 
     Raises:
@@ -202,13 +210,14 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
     while not (stopped_by := asked.stop.reached(curve, time.monotonic() - began)):
         with leaving.patience():
             iteration_began = time.monotonic()
-            curve.append(_iterated(trainer, curve))
+            curve.append(_iterated(trainer, curve, tracks))
             now = time.monotonic()
             before = curve[-2].env_steps if len(curve) > 1 else 0
             report.progress(_progress(asked.stop, curve, now - began, (curve[-1].env_steps - before) / (now - iteration_began)))
             is_due = curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():
                 if is_due or leaving.is_asked:
+                    tracks.keep()
                     write_checkpoint(run / "checkpoints", RunState(curve, now - began), trainer.save)
                 if leaving.is_asked or now - began - noted_s >= NOTED_EVERY_S:
                     noted_s = now - began
@@ -218,14 +227,16 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
     return RunState(curve, time.monotonic() - began), stopped_by
 
 
-def _iterated(trainer: Trainer, curve: list[Point]) -> Point:
+def _iterated(trainer: Trainer, curve: list[Point], tracks: Tracks) -> Point:
     """The point of one more iteration."""
     iterated = trainer.iterate()
     if not iterated.is_finite:
         raise InputError(
             "TrainingDiverged", "spec.training.config: the loss or the return is no number any more; lower lr, or set gradClip"
         )
-    return next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum, iterated.return_square_sum)
+    point = next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum, iterated.return_square_sum)
+    tracks.told(iterated.told, point)
+    return point
 
 
 def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class IterationResult:
         return_sum: of their returns.
         return_square_sum: of the squares of their returns.
         is_finite: whether every loss and return is a number.
+        told: all that RLlib tells of it, by its own names.
     """
 
     env_steps: int
@@ -78,6 +79,7 @@ class IterationResult:
     return_sum: float
     return_square_sum: float
     is_finite: bool
+    told: Mapping[str, Any]
 
 
 class Trainer:
@@ -120,7 +122,7 @@ class Trainer:
         losses = [float(learners[name]) for name in ("total_loss", "policy_loss", "vf_loss") if name in learners]
         episodes, total, squares = counted_episodes(runners)
         is_finite = all(math.isfinite(number) for number in (*losses, total, squares))
-        return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite)
+        return IterationResult(int(result["num_env_steps_sampled_lifetime"]), episodes, total, squares, is_finite, result)
 
     def _sampled_result(self) -> dict[str, Any]:
         """What RLlib tells of an iteration. Where every env runner is gone it tells of one without a step, whose figures are no numbers: it

@@ -30,6 +30,23 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class MLflowSpec:
+    """A tracking server; `experiment` is None where it is to be named after the PolicyModel."""
+
+    tracking_uri: str
+    experiment: str | None = None
+    secret_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TrackingSpec:
+    """Where the figures of a training are told, beside its log. No part of what is learnt, and so of no run."""
+
+    tensor_board: bool = False
+    mlflow: MLflowSpec | None = None
+
+
+@dataclass(frozen=True)
 class TrainingSpec:
     algorithm: str
     image: str | None
@@ -44,6 +61,7 @@ class TrainingSpec:
     warm_start: str = "None"
     schedule: Schedule | None = None
     engine: str = names.JOB
+    tracking: TrackingSpec = TrackingSpec()
 
 
 @dataclass(frozen=True)
@@ -912,6 +930,7 @@ def spec_of(document: Json) -> Spec:
             warm_start=str(training.get("warmStart", "None")),
             schedule=Schedule(schedule["cron"], schedule["timeZone"], schedule["startingDeadlineSeconds"]) if schedule else None,
             engine=training.get("engine", names.JOB),
+            tracking=_tracking(training.get("tracking", {})),
         ),
         gate=GateSpec(
             episodes=gate["episodes"],
@@ -971,3 +990,9 @@ def spec_of(document: Json) -> Spec:
             else None,
         ),
     )
+
+
+def _tracking(tracking: Json) -> TrackingSpec:
+    mlflow = tracking.get("mlflow")
+    server = MLflowSpec(mlflow["trackingUri"], mlflow.get("experiment"), mlflow.get("secretName")) if mlflow else None
+    return TrackingSpec(tracking.get("tensorBoard", False), server)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from controller import names
-from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec
+from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec, TrackingSpec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"
@@ -102,6 +102,7 @@ def job_hash(spec: Spec) -> str:
         "imagePullSecrets": list(spec.image_pull_secrets),
         "s3": _s3_access(spec),
         "engine": training.engine if training.engine != names.JOB else None,
+        "tracking": dataclasses.asdict(training.tracking) if training.tracking != TrackingSpec() else None,
     }
     return names.digest_of({key: value for key, value in fields.items() if value})
 
@@ -145,6 +146,8 @@ def training_job(
     }
     if begins_with:
         arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
+    if training.tracking != TrackingSpec():
+        arguments["--tracking"] = json.dumps(_tracking(owner, training.tracking))
     deadline_s = (training.stop["timeSeconds"] + START_AND_EXPORT_S) * (training.backoff_limit + 1)
     annotations = {names.ANNOTATION_REPLACES: replaces} if replaces else {}
     if is_ray_job(spec, settings):
@@ -162,6 +165,7 @@ def training_job(
         backoff_limit=training.backoff_limit,
         deadline_s=deadline_s,
         annotations=annotations,
+        secret=_tracking_secret(spec),
     )
 
 
@@ -176,7 +180,7 @@ def _ray_job(
     """
     training = spec.training
     labels = {names.LABEL_RUN: spec.run}
-    head = _ray_container("ray-head", image, spec, training.resources, _storage_mounts(spec))
+    head = {**_ray_container("ray-head", image, spec, training.resources, _storage_mounts(spec)), **_env_from(_tracking_secret(spec))}
     worker = _ray_container("ray-worker", image, spec, _without_devices(training.resources), [])
     submitter = {
         **_training_container(names.ROLE_TRAIN, image, ["-m", "app.submit", *words], spec, SUBMITTER_RESOURCES),
@@ -545,8 +549,9 @@ def _job(
     backoff_limit: int,
     deadline_s: int,
     annotations: Mapping[str, str] | None = None,
+    secret: str | None = None,
 ) -> Json:
-    container = _training_container(role, image, arguments, spec, wanted_resources)
+    container = {**_training_container(role, image, arguments, spec, wanted_resources), **_env_from(secret)}
     container["volumeMounts"] = [
         *_storage_mounts(spec),
         {"name": "tmp", "mountPath": "/tmp"},
@@ -589,6 +594,26 @@ def _training_container(name: str, image: str, arguments: list[str], spec: Spec,
         "resources": wanted_resources,
         "securityContext": _CONTAINER_SECURITY,
     }
+
+
+def _tracking(owner: Owner, tracking: TrackingSpec) -> Json:
+    """What `--tracking` says."""
+    server = tracking.mlflow
+    if server is None:
+        return {"tensorBoard": tracking.tensor_board}
+    tags = {"namespace": owner.namespace, "name": owner.name}
+    mlflow = {"trackingUri": server.tracking_uri, "experiment": server.experiment or f"{owner.namespace}/{owner.name}", "tags": tags}
+    return {"tensorBoard": tracking.tensor_board, "mlflow": mlflow}
+
+
+def _tracking_secret(spec: Spec) -> str | None:
+    """Whose keys become variables of the container that trains."""
+    server = spec.training.tracking.mlflow
+    return server.secret_name if server else None
+
+
+def _env_from(secret: str | None) -> Json:
+    return {"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}
 
 
 def _pod(container: Json, role: str, owner: Owner, spec: Spec, template: Json, *, stores: bool = True) -> dict[str, Any]:

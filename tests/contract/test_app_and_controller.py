@@ -17,7 +17,7 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, submit, train, warm
+from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, submit, tracking, train, warm
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
@@ -26,6 +26,7 @@ from controller.model import Against, Images, Owner, Problem, ReplicaRow, Replic
 IMAGES = Images("train:1", "serve:1")
 OWNER = Owner("default", "cartpole", "uid-1")
 DIGEST = "sha256:" + "ab" * 32
+TAGS = {"namespace": "default", "name": "cartpole"}
 PROPERTIES: dict[str, Any] = schema.schema()["properties"]["spec"]["properties"]["training"]["properties"]
 CONFIG, STOP = PROPERTIES["config"]["properties"], PROPERTIES["stop"]["properties"]
 
@@ -107,6 +108,27 @@ def test_a_ray_job_and_its_submitter_mean_the_same_to_the_app(tmp_path, monkeypa
     monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "id")
     submit.run(arguments({"spec": {"template": job["submitterPodTemplate"]}}, "app.submit"), report.Report(io.StringIO(), None))
     assert submitted == [job["entrypoint"]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "read"),
+    [
+        ({}, tracking.Tracking()),
+        ({"tensorBoard": True}, tracking.Tracking(tensor_board=True)),
+        (
+            {"mlflow": {"trackingUri": "http://mlflow.ml:5000", "secretName": "mlflow"}},
+            tracking.Tracking(mlflow=tracking.MLflow("http://mlflow.ml:5000", "default/cartpole", TAGS)),
+        ),
+        (
+            {"tensorBoard": True, "mlflow": {"trackingUri": "https://m/a", "experiment": "mine"}},
+            tracking.Tracking(True, tracking.MLflow("https://m/a", "mine", TAGS)),
+        ),
+    ],
+)
+def test_tracking_means_the_same_to_the_app(wanted, read, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: object())
+    job = resources.training_job(OWNER, spec(training__tracking=wanted), here(tmp_path), IMAGES)
+    assert train.parsed_run(arguments(job, "app.train")).tracking == read
 
 
 def test_a_job_has_a_ray_of_its_own(tmp_path):

@@ -105,6 +105,15 @@ GOOD = {
     "every field of a schedule": text(
         ("spec.training.schedule", {"cron": "*/5 1-3,9 1 JAN mon", "timeZone": "America/Argentina/Ushuaia", "startingDeadlineSeconds": 10})
     ),
+    "event files": text(("spec.training.tracking", {"tensorBoard": True})),
+    "no tracking that says so": text(("spec.training.tracking", {})),
+    "an MLflow server": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://mlflow.ml:5000"}})),
+    "every field of tracking": text(
+        (
+            "spec.training.tracking",
+            {"tensorBoard": False, "mlflow": {"trackingUri": "https://a.b/ml/flow/", "experiment": "a b/c", "secretName": "mlflow"}},
+        )
+    ),
     "a plateau": text(("spec.training.stop.plateauIterations", 50)),
     "a bucket": in_a_bucket({"bucket": "policies"}),
     "a bucket of another store": in_a_bucket(
@@ -171,6 +180,12 @@ BAD = {
     "a schedule of six fields": text(("spec.training.schedule", {"cron": "0 0 3 * * *"})),
     "a schedule by a name": text(("spec.training.schedule", {"cron": "@daily"})),
     "a time zone that is a path": text(("spec.training.schedule", {"cron": "0 3 * * *", "timeZone": "../etc/passwd"})),
+    "event files by a word": text(("spec.training.tracking", {"tensorBoard": "yes"})),
+    "MLflow without a server": text(("spec.training.tracking", {"mlflow": {"experiment": "a"}})),
+    "MLflow in a directory": text(("spec.training.tracking", {"mlflow": {"trackingUri": "file:///mlruns"}})),
+    "MLflow with a password": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://me:secret@mlflow"}})),
+    "an experiment without a name": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://a", "experiment": ""}})),
+    "an MLflow Secret that is none": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://a", "secretName": "../a"}})),
     "a deadline of 0": text(("spec.training.schedule", {"cron": "0 3 * * *", "startingDeadlineSeconds": 0})),
     "a plateau of nothing": text(("spec.training.stop.plateauIterations", 0)),
     "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),

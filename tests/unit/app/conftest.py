@@ -71,7 +71,8 @@ class Said:
 
 def _said(module: str, *arguments: str, environment: dict[str, str] | None = None, timeout_s: int = 120) -> Said:
     """Runs `python -m MODULE`; every line of its stdout has to be JSON."""
-    variables = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{HERE}", **(environment or {})}
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), str(HERE), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, check=False, env=variables, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     return Said(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr)

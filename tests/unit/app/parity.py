@@ -37,6 +37,7 @@ WORLDS = {
     "images": World({"entryPoint": "worlds:Screen"}),
     "stacked frames": World({"entryPoint": "worlds:Frames"}),
     "filtered observations": World({"entryPoint": "worlds:Offset"}, {"observationFilter": "MeanStd"}),
+    "filtered observations that differ by little": World({"entryPoint": "worlds:Fine"}, {"observationFilter": "MeanStd"}),
     "an LSTM": World({"id": "CartPole-v1"}, RECURRENT),
     "an LSTM that shares its layers behind filtered images": World(
         {"entryPoint": "worlds:Screen"}, {**RECURRENT, "observationFilter": "MeanStd", "vfShareLayers": True}

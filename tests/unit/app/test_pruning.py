@@ -41,6 +41,7 @@ def filled(storage: Storage) -> Storage:
         put(storage.run(run) / "result.json", {"run": run, "digest": digest})
         put(storage.run(run) / "attempts.json", {})
         put(storage.run(run) / "weights.npz", {})
+        put(storage.run(run) / "tensorboard" / "events.out.tfevents.1.host", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "run.json", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "algorithm" / "state", {})
         put(storage.evaluation(f"of-{run}"), {"digest": digest})

@@ -142,6 +142,13 @@ class Offset(Panel):
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
 
+class Fine(Panel):
+    """Observations that differ by little."""
+
+    observation_space = spaces.Box(-1e-3, 1e-3, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+
 class Words(Panel):
     """A space that no network takes."""
 

@@ -31,6 +31,7 @@ NOT_OF_THE_RUN = {
     "the distance of checkpoints": {"training__checkpointEvery": 5},
     "the training pod's resources": {"training__resources": {"requests": {"cpu": "2"}}},
     "the training pod's template": {"training__template": {"nodeSelector": {"gpu": "yes"}}},
+    "tracking": {"training__tracking": {"tensorBoard": True, "mlflow": {"trackingUri": "http://mlflow.ml:5000"}}},
     "the engine": {"training__engine": "RayJob", "storage__pvc": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}},
 }
 OF_THE_RUN = {

@@ -1032,6 +1032,13 @@ def test_another_engine_leaves_a_training_alone_that_gets_on():
         assert [action for action in planned.actions if isinstance(action, Create | Delete)] == []
 
 
+def test_other_tracking_leaves_a_training_alone_that_gets_on():
+    seen = fresh(training__tracking={"tensorBoard": True})
+    planned = plan(replace(seen, jobs=(training_job(seen, hash="without tracking"),)))
+    assert condition(planned, "Trained") == ("False", "Training")
+    assert [action for action in planned.actions if isinstance(action, Create | Delete)] == []
+
+
 def test_a_ray_cluster_is_refused_beside_an_existing_claim_for_one_node_and_on_one_machine_it_is_not_asked_for():
     seen = fresh(**ON_A_CLUSTER | {"storage__pvc": {"existingClaim": "mine"}})
     assert condition(plan(seen), "Accepted") == ("True", "Accepted")

@@ -61,6 +61,8 @@ FULL: dict[str, Any] = {
 
 S3 = {"bucket": "policies", "prefix": "all", "endpoint": "http://minio.minio.svc:9000", "region": "eu-central-1", "secretName": "keys"}
 IN_A_BUCKET: dict[str, Any] = {"storage__pvc": None, "storage__s3": {**S3, "pathStyle": True}}
+MLFLOW = {"trackingUri": "http://mlflow.ml:5000", "secretName": "mlflow"}
+TRACKED: dict[str, Any] = {"training__tracking": {"tensorBoard": True, "mlflow": MLFLOW}}
 ON_A_CLUSTER: dict[str, Any] = {**IN_A_BUCKET, "training__engine": "RayJob", "training__workers": 2}
 
 
@@ -68,9 +70,12 @@ def manifests() -> dict[str, Any]:
     """Every golden file, by its name."""
     example, full, in_a_bucket = spec(), spec(**FULL), spec(**IN_A_BUCKET)
     on_a_cluster, full_on_a_cluster = spec(**ON_A_CLUSTER), spec(**FULL, training__engine="RayJob")
+    tracked, tracked_on_a_cluster = spec(**TRACKED), spec(**ON_A_CLUSTER, **TRACKED)
     return {
         "training-job.yaml": resources.training_job(OWNER, example, SETTINGS, IMAGES),
         "training-job-full.yaml": resources.training_job(OWNER, full, SETTINGS, IMAGES),
+        "training-job-tracked.yaml": resources.training_job(OWNER, tracked, SETTINGS, IMAGES),
+        "training-ray-job-tracked.yaml": resources.training_job(OWNER, tracked_on_a_cluster, SETTINGS, IMAGES),
         "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK),
         "prune-job.yaml": resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest, "sha256:" + "cd" * 32]),
         "prune-job-full.yaml": resources.prune_job(OWNER, full, SETTINGS, [REVISION.digest]),
@@ -248,6 +253,28 @@ def test_one_machine_trains_in_a_process_whichever_engine_is_asked_for():
 def test_another_engine_makes_a_training_anew_that_does_not_get_on_and_no_other():
     assert resources.job_hash(spec(**ON_A_CLUSTER)) != resources.job_hash(spec(**IN_A_BUCKET))
     assert resources.job_hash(spec(training__engine="Job")) == resources.job_hash(spec())
+
+
+def test_other_tracking_makes_a_training_anew_that_does_not_get_on_and_no_other():
+    assert resources.job_hash(spec(**TRACKED)) != resources.job_hash(spec())
+    assert resources.job_hash(spec(training__tracking={})) == resources.job_hash(spec())
+
+
+def test_the_secret_of_a_tracking_server_goes_to_the_container_that_trains_alone():
+    example, on_a_cluster = spec(**TRACKED), spec(**ON_A_CLUSTER, **TRACKED)
+    job = resources.training_job(OWNER, example, SETTINGS, IMAGES)["spec"]["template"]
+    ray_job = resources.training_job(OWNER, on_a_cluster, SETTINGS, IMAGES)["spec"]
+    (workers,) = ray_job["rayClusterSpec"]["workerGroupSpecs"]
+    trains = [job, ray_job["rayClusterSpec"]["headGroupSpec"]["template"]]
+    others = [
+        workers["template"],
+        ray_job["submitterPodTemplate"],
+        resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK)["spec"]["template"],
+        resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest])["spec"]["template"],
+    ]
+    for pod in trains:
+        assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "mlflow"}}]
+    assert not any("envFrom" in pod["spec"]["containers"][0] for pod in others)
 
 
 def test_the_allow_list_goes_to_both_jobs():
