@@ -58,7 +58,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc] # mypy does not follo
 class MLflowRuns(MLflowLoggerCallback):  # type: ignore[misc] # mypy does not follow Ray
     """One MLflow run for all attempts of a run, found again by its tags.
 
-    Ray's own makes two requests for each figure of each iteration, and asks again whether the run is there; here a request takes them all.
+    Ray's own makes a request for each figure of each iteration, which are 50 to 110; here one takes them all.
     """
 
     def log_trial_start(self, trial: Trial) -> None:

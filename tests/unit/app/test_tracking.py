@@ -209,6 +209,15 @@ def test_an_mlflow_run_has_the_figures_the_settings_and_at_the_end_the_digest(se
     assert set(run.metrics) == {RETURN, "training_iteration", "timesteps_total"}
 
 
+def test_a_token_goes_to_the_server_and_to_no_log(server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret")
+    server.broken_for = 1
+    done = program(server.url, "told(tracks, range(1, 2))", "while tracks._server._outbox._untold: time.sleep(0.05)", place=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert server.authorizations == {"Bearer s3cret"}
+    assert "s3cret" not in done.stderr
+
+
 def test_a_later_attempt_goes_on_with_the_mlflow_run_of_the_first(server: MLflowServer, tmp_path: Path) -> None:
     failed = program(server.url, "told(tracks, range(1, 3))", "raise RetryableError('Else', 'else')", place=tmp_path)
     assert failed.returncode == 1
