@@ -14,9 +14,9 @@ from app.bundle import DIGEST, MANIFEST_FILE
 from app.checkpoints import STATE_FILE
 from app.errors import InputError
 from app.report import ArgumentParser, Report, reported_run
+from app.standing import CHECKPOINTS, TRIALS, remove_trials
 from app.storage import Place, Storage, children, open_storage, read_json, remove, remove_file, storage_faults
 
-CHECKPOINTS = "checkpoints"
 RESULT_FILE = "result.json"
 
 
@@ -62,8 +62,9 @@ def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
         checkpoints = runs / name / CHECKPOINTS
         for checkpoint in children(checkpoints):
             _remove_whole(checkpoints / checkpoint, STATE_FILE)
+        remove_trials(runs / name)
         for file in children(runs / name):
-            if file not in (CHECKPOINTS, RESULT_FILE):
+            if file not in (CHECKPOINTS, TRIALS, RESULT_FILE):
                 remove_file(runs / name, file)
         _remove_whole(runs / name, RESULT_FILE)
     return len(found)

@@ -1,0 +1,21 @@
+"""One more iteration of a training, as a point of its learning curve. It decides nothing but that a training has diverged."""
+
+from collections.abc import Sequence
+
+from app.errors import InputError
+from app.stop import Point, next_point
+from app.trainer import Trainer
+
+DIVERGED = "TrainingDiverged"
+
+
+def iterated(trainer: Trainer, curve: Sequence[Point]) -> Point:
+    """The point of one more iteration.
+
+    Raises:
+        InputError: TrainingDiverged: a loss or a return is no number.
+    """
+    result = trainer.iterate()
+    if not result.is_finite:
+        raise InputError(DIVERGED, "spec.training.config: the loss or the return is no number any more; lower lr, or set gradClip")
+    return next_point(curve, result.env_steps, result.episodes, result.return_sum, result.return_square_sum)
