@@ -22,6 +22,7 @@ from controller.model import (
     ChildState,
     Create,
     Delete,
+    FoundBy,
     Images,
     JobState,
     Observed,
@@ -31,8 +32,10 @@ from controller.model import (
     ReplicaRow,
     Replicas,
     Rival,
+    SearchStatus,
     Settings,
     Status,
+    TrialStatus,
     Unknown,
     spec_of,
 )
@@ -777,6 +780,33 @@ def test_progress_of_the_running_training_is_told():
     assert planned.status.training.progress == progress
     assert planned.status.training.attempt == 2
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
+
+
+def test_how_the_trials_of_a_search_stood_is_told_after_its_pod_has_gone():
+    before, after = (
+        SearchStatus(best, (TrialStatus(1, state, {"lr": 0.1}, 1024, 20.5),)) for best, state in ((1, "Training"), (1, "Finished"))
+    )
+    running = with_job(search=before)
+    told = plan(running).status
+    assert told.training.search == before
+    silent = replace(running, status=told, jobs=tuple(replace(job, search=None) for job in running.jobs))
+    assert plan(silent).status.training.search == before
+    result = {
+        "digest": "sha256:ab",
+        "uri": "file:///b",
+        "search": {"trial": 1, "seed": 7, "config": {"lr": 0.1}, "trials": [["Finished", 1024, 20.5]]},
+    }
+    ended = replace(silent, jobs=tuple(replace(job, phase="Succeeded", result=result) for job in silent.jobs))
+    planned = plan(ended).status
+    assert planned.training.search == after
+    assert planned.revisions[-1].found_by == FoundBy(1, 1, 7, {"lr": 0.1})
+
+
+def test_another_run_is_told_nothing_of_the_trials_of_the_one_before():
+    running = with_job(search=SearchStatus(1, ()))
+    told = plan(running).status
+    other = replace(running, status=replace(told, training=replace(told.training, run="other")))
+    assert plan(replace(other, jobs=tuple(replace(job, search=None) for job in other.jobs))).status.training.search is None
 
 
 def argument_of_the_training(seen: Observed, flag: str) -> str | None:
