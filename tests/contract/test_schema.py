@@ -388,10 +388,10 @@ def test_a_ray_cluster_beside_a_claim_for_one_node_is_told_the_field_and_what_is
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"lr": {"min": 0.1, "max": 0.01}}, "spec.training.search.config.lr.max: has to be above min"),
+        ({"lr": {"min": 0.1, "max": 0.01}}, "spec.training.search.config.lr.max: max has to be above min"),
         (
             {"gamma": {"min": 0, "max": 1, "scale": "Log"}},
-            "spec.training.search.config.gamma.min: has to be above 0 where the scale is Log",
+            "spec.training.search.config.gamma.min: min has to be above 0 where the scale is Log",
         ),
         ({"klTarget": {}}, "spec.training.search.config.klTarget: either values is allowed, or min and max, and scale beside these"),
         ({"lr": {"min": 0.1, "max": 2}}, "spec.training.search.config.lr.max: allowed is at most 1"),
@@ -414,7 +414,7 @@ def test_a_setting_is_drawn_within_its_own_bounds_and_where_it_is_not_set(name):
     one = next(iter(bounds.get("enum", [])), None) or {"boolean": True, "array": [8]}.get(bounds["type"], bounds.get("maximum", 1))
     # Where the default is filled in, the setting may be drawn; where another value is given, it may not.
     schema.load(searching({"config": {name: {"values": [one]}}}))
-    least = bounds.get("minimum", 0) or 0.5
+    least = bounds.get("minimum", 0) or 0.25
     other = {"boolean": True, "array": [8], "string": bounds.get("enum", [""])[-1]}.get(bounds["type"], least)
     others = {"minibatchSize": 8} if name == "trainBatchSize" else {}
     with pytest.raises(schema.InvalidPolicyModel, match="a setting that is drawn may not be set"):
