@@ -14,10 +14,10 @@ from app.bundle import DIGEST, MANIFEST_FILE
 from app.checkpoints import STATE_FILE
 from app.errors import InputError
 from app.report import ArgumentParser, Report, reported_run
+from app.standing import CHECKPOINTS, TRIALS, remove_trials
 from app.storage import Place, Storage, children, open_storage, read_json, remove, remove_file, storage_faults
 from app.tracking import TENSORBOARD
 
-CHECKPOINTS = "checkpoints"
 RESULT_FILE = "result.json"
 
 
@@ -63,11 +63,10 @@ def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
         checkpoints = runs / name / CHECKPOINTS
         for checkpoint in children(checkpoints):
             _remove_whole(checkpoints / checkpoint, STATE_FILE)
-        events = runs / name / TENSORBOARD
-        for file in children(events):
-            remove_file(events, file)
+        _remove_whole(runs / name / TENSORBOARD)
+        remove_trials(runs / name)
         for file in children(runs / name):
-            if file not in (CHECKPOINTS, TENSORBOARD, RESULT_FILE):
+            if file not in (CHECKPOINTS, TENSORBOARD, TRIALS, RESULT_FILE):
                 remove_file(runs / name, file)
         _remove_whole(runs / name, RESULT_FILE)
     return len(found)
@@ -79,7 +78,7 @@ def _digest(record: Place) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _remove_whole(place: Place, seal: str) -> None:
+def _remove_whole(place: Place, seal: str | None = None) -> None:
     """Removes a directory.
 
     Raises:

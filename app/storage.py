@@ -198,12 +198,13 @@ def children(place: Place) -> list[str]:
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
-def remove(place: Place, seal: str) -> None:
-    """Removes a directory, `seal` first: whatever stops it half-way, what is left counts as not there."""
+def remove(place: Place, seal: str | None = None) -> None:
+    """Removes a directory, its seal first, if it has one: whatever stops it half-way, what is left counts as not there."""
     if isinstance(place, ObjectPlace):
         place.remove(sorted(place.below(), key=lambda key: (key != seal, key)))
         return
-    (place / seal).unlink(missing_ok=True)
+    if seal:
+        (place / seal).unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
 
 

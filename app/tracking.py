@@ -102,13 +102,20 @@ def _parsed_mlflow(mlflow: Any) -> MLflow:
 
 
 class Tracks:
-    """What one attempt tells. Without anything that is asked for it does nothing."""
+    """What one attempt tells. Without anything that is asked for it does nothing.
 
-    def __init__(self, tracking: Tracking, place: Place, run: str, parameters: Mapping[str, Any]) -> None:
+    Args:
+        events: the directory of its event files.
+        run: by which an MLflow server knows it.
+        parameters: what it was told.
+    """
+
+    def __init__(self, tracking: Tracking, events: Place, run: str, parameters: Mapping[str, Any]) -> None:
         flat = {name: value if isinstance(value, str | bool | int | float) else json.dumps(value) for name, value in parameters.items()}
-        self._events = _Events(place / TENSORBOARD, run, flat) if tracking.tensor_board else None
+        self._events = _Events(events, run, flat) if tracking.tensor_board else None
         self._server = _Server(tracking.mlflow, run, flat) if tracking.mlflow else None
         self._digest: str | None = None
+        self._has_ended_well = False
 
     def told(self, result: Mapping[str, Any], point: Point) -> None:
         """Tells of an iteration.
@@ -133,12 +140,12 @@ class Tracks:
         if self._events:
             self._events.keep()
 
-    def published(self, digest: str) -> None:
-        """Notes the bundle that the run was published as."""
-        self._digest = digest
+    def ended_well(self, digest: str | None = None) -> None:
+        """Notes that it came to its end, and the bundle that it was published as, if it was."""
+        self._digest, self._has_ended_well = digest, True
 
     def close(self, patience_s: float) -> None:
-        """Ends it, as published if it was.
+        """Ends it.
 
         Raises:
             OSError: the storage failed.
@@ -148,7 +155,7 @@ class Tracks:
                 self._events.close()
         finally:
             if self._server:
-                self._server.close(self._digest, patience_s)
+                self._server.close(self._digest, patience_s, has_ended_well=self._has_ended_well)
 
 
 @contextmanager
@@ -163,7 +170,7 @@ def tracked(tracking: Tracking, place: Place, run: str, parameters: Mapping[str,
     Raises:
         RetryableError: the storage failed, at the end of a block that went well.
     """
-    tracks = Tracks(tracking, place, run, parameters)
+    tracks = Tracks(tracking, place / TENSORBOARD, run, parameters)
     try:
         yield tracks
     except BaseException as error:
@@ -228,10 +235,10 @@ class _Server:
     def told(self, figures: Mapping[str, Any]) -> None:
         self._outbox.put(lambda: self._begun().log_trial_result(figures["training_iteration"], self._trial, figures))
 
-    def close(self, digest: str | None, patience_s: float) -> None:
+    def close(self, digest: str | None, patience_s: float, *, has_ended_well: bool) -> None:
         if digest is None and not self._outbox.has_begun:
             return
-        self._outbox.put(lambda: self._end(digest))
+        self._outbox.put(lambda: self._end(digest, has_ended_well))
         self._outbox.close(patience_s)
 
     def _begun(self) -> Any:
@@ -249,11 +256,11 @@ class _Server:
             self._logger = logger
         return self._logger
 
-    def _end(self, digest: str | None) -> None:
+    def _end(self, digest: str | None, has_ended_well: bool) -> None:
         logger = self._begun()
         if digest:
             logger.tag(self._trial, f"{TAG}.digest", digest)
-        logger.log_trial_end(self._trial, failed=digest is None)
+        logger.log_trial_end(self._trial, failed=not has_ended_well)
 
 
 class _Outbox:

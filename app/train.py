@@ -7,8 +7,8 @@ import datetime
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,14 +19,29 @@ from app.checkpoints import Attempts, RunState, known_attempts, restored_state, 
 from app.encoding import Encoding
 from app.environment_check import check_config, check_environment
 from app.environments import checked_interface, parsed_environment
-from app.errors import InputError
+from app.errors import InputError, RetryableError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
+from app.iterating import DIVERGED, iterated
 from app.leaving import Leaving, Terminated
 from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
+from app.search import Search, Trial, drawn_trials, parsed_search
 from app.settings import parsed_settings
 from app.spaces import Array
-from app.stop import Point, Stop, next_point, parsed_stop
+from app.standing import (
+    CHECKPOINTS,
+    Outcome,
+    Standing,
+    best,
+    known_outcome,
+    outcome_of,
+    place_of_trial,
+    progress_of,
+    remove_outcome,
+    remove_trials,
+    write_outcome,
+)
+from app.stop import Point, Stop, parsed_stop
 from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
 from app.tracking import Tracking, Tracks, parsed_tracking, tracked
 from app.trainer import Trainer, TrainingTask
@@ -51,6 +66,7 @@ class Run:
         joins_cluster: it is the driver of a Ray cluster, and has no Ray of its own.
         units: what the environment tells of them; see `app.units`.
         tracking: where its figures are told; no part of what is learnt.
+        trials: of its search, which has drawn their settings; of `task` the settings and the seed are then no trial's.
     """
 
     id: str
@@ -64,6 +80,12 @@ class Run:
     joins_cluster: bool = False
     units: dict[str, dict[str, str]] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
+    search: Search | None = None
+    trials: tuple[Trial, ...] = ()
+
+    def of_trial(self, trial: Trial) -> "Run":
+        """The run with what a trial trains: what is published of it is what a run with these settings and this seed would publish."""
+        return replace(self, task=replace(self.task, settings=trial.settings, seed=trial.seed))
 
 
 def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
@@ -74,10 +96,7 @@ def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
     with storage_faults():
         published = _published_before(asked)
     if published is None:
-        parameters = {**_config(asked.task), "seed": asked.task.seed, "environment": asked.task.environment.described()}
-        with tracked(asked.tracking, asked.storage.run(asked.id), asked.id, parameters) as tracks:
-            published = _trained_and_published(asked, report, leaving, tracks)
-            tracks.published(published["digest"])
+        published = _trained_and_published(asked, report, leaving)
     return _with_evaluation(asked, published)
 
 
@@ -107,12 +126,19 @@ def parsed_run(argv: Sequence[str]) -> Run:
     arguments = _parser().parse_args(argv)
     storage = open_storage(arguments.storage)
     storage.run(arguments.run)
-    settings = parsed_settings(parsed_json("--config", arguments.config))
+    config = parsed_json("--config", arguments.config)
+    settings = parsed_settings(config)
+    search = parsed_search(parsed_json("--search", arguments.search), config)
+    if search and (arguments.workers or arguments.engine != "Job"):
+        raise InputError(
+            "InvalidConfig", "spec.training.search needs workers 0 and engine Job, because each trial samples in a process of its own"
+        )
     stop = parsed_stop(parsed_json("--stop", arguments.stop))
     if arguments.workers < 0:
         raise InputError("InvalidArguments", "spec.training.workers must be 0 or more")
     if not 0 <= arguments.seed < 2**31:
         raise InputError("InvalidArguments", "spec.training.seed must be from 0 to 2147483647")
+    trials = drawn_trials(search, config, arguments.seed) if search else ()
     if arguments.checkpoint_every < 1:
         raise InputError("InvalidArguments", "spec.training.checkpointEvery must be 1 or more")
     evaluation = parsed_json("--evaluation", arguments.evaluation)
@@ -134,6 +160,8 @@ def parsed_run(argv: Sequence[str]) -> Run:
         joins_cluster=arguments.engine == "RayJob",
         units=units,
         tracking=parsed_tracking(parsed_json("--tracking", arguments.tracking)),
+        search=search,
+        trials=trials,
     )
 
 
@@ -143,6 +171,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--run", required=True, metavar="ID")
     parser.add_argument("--environment", required=True, metavar="JSON")
     parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")
+    parser.add_argument(
+        "--search", default="null", metavar="JSON", help="trains several policies and publishes the best; see app/search.py"
+    )
     parser.add_argument("--stop", required=True, metavar="JSON", help="criteria of which any one ends the training")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
     parser.add_argument(
@@ -157,26 +188,124 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _trained_and_published(asked: Run, report: Report, leaving: Leaving, tracks: Tracks) -> dict[str, Any]:
+def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict[str, Any]:
     check_environment(asked.task.environment)
+    run = asked.storage.run(asked.id)
     with storage_faults():
-        before = known_attempts(asked.storage.run(asked.id))
+        before = known_attempts(run)
         attempt = Attempts(before.count + 1, before.time_s)
-        write_attempts(asked.storage.run(asked.id), attempt)
-        weights = warm_weights(asked.storage, asked.warm_start, asked.task) if asked.warm_start else None
-    trainer = Trainer(asked.task, joins_cluster=asked.joins_cluster)
+        write_attempts(run, attempt)
+        weights = _weights(asked)
+    if asked.search is None:
+        result = _published_training(asked, report, leaving, attempt, weights)
+    else:
+        result = _published_search(asked, asked.search, report, leaving, attempt, weights)
+    with storage_faults():
+        write_aside(run / "result.json", canonical_json(result))
+        if asked.search:
+            remove_trials(run, but=result["search"]["trial"])
+    return result
+
+
+def _weights(asked: Run) -> dict[str, Array] | None:
+    """What the run begins with, where it is asked to; every trial of it has to be able to."""
+    if asked.warm_start is None:
+        return None
+    tasks = [asked.of_trial(trial).task for trial in asked.trials] or [asked.task]
+    # The weights are those of one revision: the last look is as good as any.
+    return [warm_weights(asked.storage, asked.warm_start, task) for task in tasks][-1]
+
+
+def _published_training(
+    asked: Run, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None
+) -> dict[str, Any]:
+    with tracked(asked.tracking, asked.storage.run(asked.id), asked.id, _parameters(asked.task)) as tracks:
+        trainer = Trainer(asked.task, joins_cluster=asked.joins_cluster)
+        try:
+            if weights:
+                trainer.begin_with(weights)
+            leaving.listen()  # ray.init puts its own handler there
+            state, stopped_by = _trained(asked, trainer, report, leaving, attempt, tracks)
+            published = _publication(asked, trainer, state, stopped_by, attempt)
+        finally:
+            trainer.close()
+        tracks.ended_well(published["digest"])
+        return published
+
+
+def _published_search(
+    asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None
+) -> dict[str, Any]:
+    """Publishes the best trial, as it would have been published alone; an outcome that is known already is not searched for again."""
+    run = asked.storage.run(asked.id)
+    with storage_faults():
+        outcome = known_outcome(run, search.trials)
+    if outcome is None:
+        outcome = _searched(asked, search, report, leaving, attempt, weights)
+    trial = asked.trials[outcome.best - 1]
+    won = asked.of_trial(trial)
+    trainer = Trainer(won.task)
     try:
-        if weights:
-            trainer.begin_with(weights)
-        leaving.listen()  # ray.init puts its own handler there
-        state, stopped_by = _trained(asked, trainer, report, leaving, attempt, tracks)
         with storage_faults():
-            write_weights(asked.storage, asked.id, trainer.weights())
-        digest = _published(asked, trainer, state)
+            state = restored_state(place_of_trial(run, trial.number) / CHECKPOINTS, trainer.restore)
+            if state is None or len(state.curve) != outcome.iteration:
+                remove_outcome(run)
+                raise RetryableError(
+                    "CheckpointLost", f"the last checkpoint of the best trial ({trial.number}) is gone; it is trained again"
+                )
+        published = _publication(won, trainer, state, outcome.stopped_by, attempt)
     finally:
         trainer.close()
+    told = {"trial": trial.number, "seed": trial.seed, "config": dict(trial.chosen), "trials": outcome.told}
+    return {**published, "seed": asked.task.seed, "search": told}
+
+
+def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None) -> Outcome:
+    """Trains what is left of the trials, and chooses the best.
+
+    Raises:
+        InputError: TrainingDiverged: every trial did.
+        RetryableError: no trial is left, or the storage failed.
+        Terminated: the process was asked to end; there is a checkpoint of all that was done.
+    """
+    from app.population import TrialTracking, Work, trained_population
+
+    run = asked.storage.run(asked.id)
+    tracking = TrialTracking(asked.tracking, asked.id, tuple(_parameters(asked.of_trial(trial).task) for trial in asked.trials))
+    work = Work(run, asked.task, search, asked.trials, asked.stop, asked.checkpoint_every, tracking, weights)
+    noted_s = attempt.time_s
+
+    def tell(standings: Mapping[int, Standing], time_s: float) -> None:
+        nonlocal noted_s
+        progress = progress_of(standings, asked.stop, time_s)
+        if progress:
+            report.progress(progress)
+        if leaving.is_asked or time_s - noted_s >= NOTED_EVERY_S:
+            noted_s = time_s
+            with storage_faults():
+                write_attempts(run, Attempts(attempt.count, time_s))
+
+    standings = trained_population(work, attempt.time_s, leaving, tell)
+    if leaving.is_asked:
+        raise Terminated("Terminated", "the run was asked to end, and the next attempt goes on with the trials that have not ended")
+    winner = best(standings.values())
+    if winner is None and all(standing.reason == DIVERGED for standing in standings.values()):
+        raise InputError(DIVERGED, "spec.training.search.config: every trial diverged; draw lower values of lr, or set gradClip")
+    if winner is None:
+        raise RetryableError("TrialsFailed", "spec.training.search: no trial came to an end; the log of the Job has more")
+    outcome = outcome_of(standings, winner)
+    with storage_faults():
+        write_outcome(run, outcome)
+    return outcome
+
+
+def _publication(asked: Run, trainer: Trainer, state: RunState, stopped_by: str, attempt: Attempts) -> dict[str, Any]:
+    """Publishes what a trainer has learnt; gives the result."""
+    with storage_faults():
+        write_weights(asked.storage, asked.id, trainer.weights())
+    digest = _published(asked, trainer, state)
     last = state.curve[-1]
-    result = {
+    return {
         "run": asked.id,
         "digest": digest,
         "uri": asked.storage.bundle_uri(digest),
@@ -189,9 +318,6 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving, tracks:
         "episodeReturnMean": last.episode_return_mean,
         "trainedAt": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    with storage_faults():
-        write_aside(asked.storage.run(asked.id) / "result.json", canonical_json(result))
-    return result
 
 
 def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts, tracks: Tracks) -> tuple[RunState, str]:
@@ -210,7 +336,7 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
     while not (stopped_by := asked.stop.reached(curve, time.monotonic() - began)):
         with leaving.patience():
             iteration_began = time.monotonic()
-            curve.append(_iterated(trainer, curve, tracks))
+            curve.append(iterated(trainer, curve, tracks.told))
             now = time.monotonic()
             before = curve[-2].env_steps if len(curve) > 1 else 0
             report.progress(_progress(asked.stop, curve, now - began, (curve[-1].env_steps - before) / (now - iteration_began)))
@@ -225,18 +351,6 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
         if leaving.is_asked:
             raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
     return RunState(curve, time.monotonic() - began), stopped_by
-
-
-def _iterated(trainer: Trainer, curve: list[Point], tracks: Tracks) -> Point:
-    """The point of one more iteration."""
-    iterated = trainer.iterate()
-    if not iterated.is_finite:
-        raise InputError(
-            "TrainingDiverged", "spec.training.config: the loss or the return is no number any more; lower lr, or set gradClip"
-        )
-    point = next_point(curve, iterated.env_steps, iterated.episodes, iterated.return_sum, iterated.return_square_sum)
-    tracks.told(iterated.told, point)
-    return point
 
 
 def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:
@@ -279,6 +393,11 @@ def _config(task: TrainingTask) -> dict[str, Any]:
     """Everything that PPO was told, defaults included."""
     filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
     return {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
+
+
+def _parameters(task: TrainingTask) -> dict[str, Any]:
+    """What is told of a task beside its figures."""
+    return {**_config(task), "seed": task.seed, "environment": task.environment.described()}
 
 
 def _config_hash(task: TrainingTask) -> str:

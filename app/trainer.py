@@ -87,14 +87,15 @@ class Trainer:
 
     def __init__(self, task: TrainingTask, *, joins_cluster: bool = False) -> None:
         self._task = task
-        self._temp_dir = _ray_temp_dir()
+        self._temp_dir = ray_temp_dir()
         if not os.access(Path.home(), os.W_OK):
             os.environ["HOME"] = str(self._temp_dir)  # RLlib makes ~/ray_results, whoever asks for no logs
         self._open = contextlib.ExitStack()
         if task.workers or _sees_gpu():
             imports = threading.Thread(target=_import_rllib, name="import-rllib", daemon=True)
             imports.start()  # 2 s of imports beside the 3 s of ray.init; the other way round ray.init hangs
-            _start_ray(self._temp_dir, None if joins_cluster else task.workers)
+            start_ray(self._temp_dir, None if joins_cluster else task.workers)
+            self._open.callback(_end_ray)
             imports.join()
         else:
             from app.alone import without_ray
@@ -181,13 +182,10 @@ class Trainer:
         return recorded(self._algorithm, _algorithm_config(task), task.environment, task.encoding, task.seed, count)
 
     def close(self) -> None:
-        """Ends the algorithm and its Ray."""
-        import ray
-
+        """Ends the algorithm, and the Ray that was started for it."""
         shutil.rmtree(self._algorithm.logdir, ignore_errors=True)  # ~/ray_results/...; a run has its lines on stdout
         self._algorithm.stop()
         self._open.close()
-        ray.shutdown()
         shutil.rmtree(self._temp_dir, ignore_errors=True)
 
 
@@ -205,7 +203,8 @@ def _import_rllib() -> None:
     import torch._inductor  # noqa: F401 - likewise: a third of all imports, and RLlib's seeding and Adam need it
 
 
-def _ray_temp_dir() -> Path:
+def ray_temp_dir() -> Path:
+    """A new directory that is short enough for a Ray to keep its sockets in."""
     base = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="pm-", dir=base if len(base) <= LONGEST_TEMP_DIR else "/tmp"))
 
@@ -217,7 +216,7 @@ def _sees_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _start_ray(temp_dir: Path, workers: int | None) -> None:
+def start_ray(temp_dir: Path, workers: int | None) -> None:
     """A Ray for some workers on this machine; None joins the cluster whose head this process runs on."""
     # Ray 2.60 turns token auth on for a Ray of one process tree and writes the token to $HOME, which may be read-only.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -236,6 +235,12 @@ def _start_ray(temp_dir: Path, workers: int | None) -> None:
         logging_level=logging.ERROR,
         _temp_dir=str(temp_dir),
     )
+
+
+def _end_ray() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 def _algorithm_config(task: TrainingTask) -> Any:

@@ -44,7 +44,7 @@ from controller.replicas import replicas_at
 API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
 LOG_TAIL_LINES = 40
-LOG_BYTES = 64 * 1024
+LOG_BYTES = 256 * 1024
 
 _API_VERSIONS = {
     names.KIND: names.API_VERSION,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from controller import gate, names
+from controller import gate, names, observation
 from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
 from controller.steps import told_policy
 
@@ -122,6 +122,7 @@ def _revision(job: JobState, result: Json, observed: Observed, number: int) -> R
         stopped_by=result.get("stoppedBy"),
         trigger=spec.trigger if is_of_this_spec else last.trigger if last and last.run == job.run else None,
         config_hash=result.get("configHash"),
+        found_by=observation.found_by(result),
     )
 
 

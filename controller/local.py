@@ -47,6 +47,8 @@ EXIT_FINAL = 2
 STOP_S = 20.0
 # A server that ended is started anew after this time, so that a server that cannot start does not spin.
 RESTART_S = 10.0
+# Characters in which a whole line is, of a search with many trials, too.
+LOG_TAIL = 64 * 1024
 REPLICAS_TIMEOUT_S = (1, 3)
 
 
@@ -240,8 +242,9 @@ class Local:
             image=NO_IMAGE,
             result=word.get("result") if exit_code == 0 else None,
             problem=Problem(error.get("reason", "TrainingFailed"), message) if exit_code else None,
-            progress=observation.last_progress(text[-8192:]),
+            progress=observation.last_progress(text[-LOG_TAIL:]),
             prunes=observation.prunes(manifest["metadata"]),
+            search=observation.last_search(text[-LOG_TAIL:]),
         )
 
     def _start_job(self, manifest: Json) -> None:

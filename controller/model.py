@@ -62,6 +62,7 @@ class TrainingSpec:
     schedule: Schedule | None = None
     engine: str = names.JOB
     tracking: TrackingSpec = TrackingSpec()
+    search: Json | None = None
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,8 @@ class Spec:
             made_from["image"] = self.training.image
         if self.training.warm_start != "None":
             made_from["warmStart"] = self.training.warm_start
+        if self.training.search:
+            made_from["search"] = self.training.search
         return made_from
 
     def looks(self, run: str, against: str | None = None) -> tuple[Look, ...]:
@@ -414,6 +417,21 @@ class RolloutEnd:
 
 
 @dataclass(frozen=True)
+class FoundBy:
+    """Which trial of a search a policy is.
+
+    Attributes:
+        trials: how many there were.
+        config: the settings that it had drawn.
+    """
+
+    trial: int
+    trials: int
+    seed: int
+    config: Json
+
+
+@dataclass(frozen=True)
 class Revision:
     """A published policy.
 
@@ -441,6 +459,7 @@ class Revision:
     stopped_by: str | None = None
     config_hash: str | None = None
     retention: Literal["Pruning", "Pruned"] | None = None
+    found_by: FoundBy | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -472,8 +491,34 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class TrialStatus:
+    """One policy that a search trains.
+
+    Attributes:
+        config: the settings that it has drawn, as far as they are known.
+    """
+
+    trial: int
+    state: str
+    config: Json | None = None
+    env_steps: int | None = None
+    episode_return_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class SearchStatus:
+    """How the trials of a search stand, and which is the best so far."""
+
+    best: int | None
+    trials: tuple[TrialStatus, ...]
+
+
+@dataclass(frozen=True)
 class Progress:
-    """The last progress line of a training Job; the spread is the standard deviation of the returns that the mean is of."""
+    """The last progress line of a training Job; the spread is the standard deviation of the returns that the mean is of.
+
+    Where it searches, iteration, steps and returns are those of the best trial so far, and the rest are the whole search's.
+    """
 
     iteration: int
     env_steps: int
@@ -496,6 +541,7 @@ class JobState:
         replaces: the digest of the lost bundle that it makes again.
         result: its termination message, once it has succeeded and while its pod is there.
         setback: how the newest attempt that failed has ended, in words.
+        search: how the trials of a training stand that searches, as it has last said.
     """
 
     name: str
@@ -515,6 +561,7 @@ class JobState:
     prunes: tuple[str, ...] = ()
     kind: str = names.JOB
     setback: str | None = None
+    search: SearchStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -668,6 +715,7 @@ class TrainingStatus:
     start_time: str | None
     progress: Progress | None
     trigger: Trigger | None = None
+    search: SearchStatus | None = None
 
     @property
     def origin(self) -> str:
@@ -931,6 +979,7 @@ def spec_of(document: Json) -> Spec:
             schedule=Schedule(schedule["cron"], schedule["timeZone"], schedule["startingDeadlineSeconds"]) if schedule else None,
             engine=training.get("engine", names.JOB),
             tracking=_tracking(training.get("tracking", {})),
+            search=training.get("search"),
         ),
         gate=GateSpec(
             episodes=gate["episodes"],

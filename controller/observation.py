@@ -13,6 +13,7 @@ from controller import names
 from controller.model import (
     CandidateRow,
     ChildState,
+    FoundBy,
     JobState,
     Json,
     Owner,
@@ -23,8 +24,10 @@ from controller.model import (
     Replicas,
     Request,
     Returns,
+    SearchStatus,
     Tally,
     Trial,
+    TrialStatus,
 )
 
 # For some seconds after its creation no pod is scheduled yet, and that is no problem.
@@ -33,6 +36,9 @@ SCHEDULING_GRACE_S = 15
 KUBERAY_GRACE_S = 60
 # Of each claim of a request: it is kept in the status.
 REQUEST_CHARACTERS = 253
+# Of a search: the schema's bound, and what a trial may be said to be.
+MOST_TRIALS = 32
+TRIAL_STATES = ("Pending", "Training", "Stopped", "Finished", "Failed")
 
 
 class ReportUnusable(ValueError):
@@ -209,6 +215,7 @@ def _state(
         prunes=prunes(metadata),
         kind=kind,
         setback=_setback(by_age, container["name"]),
+        search=last_search(log),
     )
 
 
@@ -232,6 +239,58 @@ def last_progress(log: str) -> Progress | None:
                 steps_per_s=progress.get("stepsPerSecond"),
             )
     return None
+
+
+def last_search(log: str) -> SearchStatus | None:
+    """How the trials of a search stand, as the newest line of a training log tells that does."""
+    for line in reversed(log.splitlines()):
+        progress = parsed(line).get("progress")
+        match progress.get("search") if isinstance(progress, Mapping) else None:
+            case {"best": int(best), "trials": list(told)}:
+                trials = [_trial_status(one) for one in told[:MOST_TRIALS]]
+                return SearchStatus(best, tuple(trial for trial in trials if trial))
+    return None
+
+
+def found_by(result: Json) -> FoundBy | None:
+    """Which trial of a search a training's result is; None where nothing was searched for, or it is not told as it should be."""
+    match result.get("search"):
+        case {"trial": int(trial), "seed": int(seed), "config": Mapping() as config, "trials": list(told)} if _is_drawn(config):
+            return FoundBy(trial, len(told), seed, config)
+    return None
+
+
+def ended_search(result: Json, before: SearchStatus | None) -> SearchStatus | None:
+    """How the trials of a search have ended, as its result tells; what they had drawn is known from its progress, if that was seen."""
+    found = found_by(result)
+    if found is None:
+        return None
+    drawn = {trial.trial: trial.config for trial in (before.trials if before else ())} | {found.trial: found.config}
+    trials = []
+    for number, told in enumerate(result["search"]["trials"][:MOST_TRIALS], start=1):
+        match told:
+            case [str(state), int(env_steps), mean] if state in TRIAL_STATES and (mean is None or _is_number(mean)):
+                trials.append(TrialStatus(number, state, drawn.get(number), env_steps, mean))
+            case _:
+                return None
+    return SearchStatus(found.trial, tuple(trials))
+
+
+def _trial_status(told: Any) -> TrialStatus | None:
+    match told:
+        case {"trial": int(number), "state": str(state), "config": Mapping() as config, "envSteps": int(steps)} if _is_drawn(config):
+            mean = told.get("episodeReturnMean")
+            is_measured = mean is None or _is_number(mean)
+            return TrialStatus(number, state, config, steps, mean) if is_measured and state in TRIAL_STATES else None
+    return None
+
+
+def _is_drawn(config: Json) -> bool:
+    """Whether these are settings: the image may be its user's, and the status holds what JSON can."""
+    return all(
+        isinstance(value, bool | str) or _is_number(value) or (isinstance(value, list) and all(_is_number(part) for part in value))
+        for value in config.values()
+    )
 
 
 def ray_service_state(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, resources, retention, retraining, rollout, scheduling, serving, switching
+from controller import approving, history, names, observation, resources, retention, retraining, rollout, scheduling, serving, switching
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -26,6 +26,7 @@ from controller.model import (
     Problem,
     Replicas,
     Revision,
+    SearchStatus,
     Settings,
     Spec,
     Status,
@@ -293,7 +294,17 @@ def _training_status(observed: Observed, settings: Settings) -> TrainingStatus |
     if job is None:
         name = resources.training_name(observed.owner, spec, settings)
         return TrainingStatus(name, spec.run, 1, None, None, spec.trigger) if spec.trigger else None
-    return TrainingStatus(job.name, job.run, job.attempt, job.start_time, job.progress if job.phase == "Running" else None, spec.trigger)
+    progress = job.progress if job.phase == "Running" else None
+    return TrainingStatus(job.name, job.run, job.attempt, job.start_time, progress, spec.trigger, _search(job, observed))
+
+
+def _search(job: JobState, observed: Observed) -> SearchStatus | None:
+    """How the trials of a search stand, or were last seen to: a pod that has ended says it no more."""
+    last = observed.status.training
+    before = last.search if last and last.run == job.run else None
+    if job.result:
+        return observation.ended_search(job.result, before) or before
+    return job.search or before
 
 
 def _attempt_events(observed: Observed, status: Status) -> tuple[Event, ...]:

@@ -144,6 +144,8 @@ def training_job(
         "--checkpoint-every": str(training.checkpoint_every),
         "--evaluation": _evaluation(spec.looks(spec.run, against)[0]),
     }
+    if training.search:
+        arguments["--search"] = json.dumps(training.search)
     if begins_with:
         arguments["--warm-start"] = json.dumps({"run": begins_with.run, "digest": begins_with.digest})
     if training.tracking != TrackingSpec():

@@ -119,6 +119,8 @@ class _Display:
             return
         reward = "-" if progress.episode_return_mean is None else f"{progress.episode_return_mean:.1f}"
         figures = f"{progress.env_steps} steps, return {reward}"
+        if status.training and status.training.search:
+            figures = f"trial {status.training.search.best} of {len(status.training.search.trials)} is best: {figures}"
         if self._console.is_terminal:
             if self._bar is None:
                 columns = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))

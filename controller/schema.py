@@ -207,6 +207,7 @@ def _in_words(error: jsonschema.ValidationError) -> str:
         "maxLength": "at most {} characters",
         "minItems": "at least {} items",
         "maxItems": "at most {} items",
+        "minProperties": "at least {} of its fields",
         "pattern": "text that matches {}",
         "anyOf": "an integer or text",
     }
@@ -237,7 +238,9 @@ def _broken_rules(value: Any, before: Any, node: Mapping[str, Any], path: str) -
         if "oldSelf" in rule["rule"] and before is None:
             continue
         if not _holds(rule["rule"], value, before):
-            yield str(rule["message"])
+            # One message may stand for many fields, of which the API server names the one, too.
+            where, message = f"{path}{rule.get('fieldPath', '')}".lstrip("."), str(rule["message"])
+            yield message if message.startswith(where) else f"{where}: {message.partition(': ')[2]}"
     if isinstance(value, dict):
         for name, child in node.get("properties", {}).items():
             if name in value:

@@ -17,15 +17,18 @@ from controller.model import (
     Condition,
     Evaluation,
     Event,
+    FoundBy,
     Images,
     Json,
     Progress,
     Revision,
     RolloutEnd,
     ScheduleStatus,
+    SearchStatus,
     ServingStatus,
     Status,
     TrainingStatus,
+    TrialStatus,
     Trigger,
     UndoneSwitch,
 )
@@ -252,6 +255,7 @@ def _training_document(training: TrainingStatus) -> dict[str, Any]:
         "attempt": training.attempt,
         "startTime": training.start_time,
         "trigger": _trigger_document(training.trigger),
+        "search": _search_document(training.search) if training.search else None,
     }
     if training.progress:
         document |= {
@@ -264,6 +268,30 @@ def _training_document(training: TrainingStatus) -> dict[str, Any]:
             "progress": progress_text(training.progress),
         }
     return _without_none(document)
+
+
+def _search_document(search: SearchStatus) -> dict[str, Any]:
+    trials = [
+        _without_none(
+            {
+                "trial": trial.trial,
+                "state": trial.state,
+                "config": dict(trial.config) if trial.config is not None else None,
+                "envSteps": trial.env_steps,
+                "episodeReturnMean": trial.episode_return_mean,
+            }
+        )
+        for trial in search.trials
+    ]
+    return _without_none({"best": search.best, "trials": trials})
+
+
+def _search_of(document: Json) -> SearchStatus:
+    trials = (
+        TrialStatus(trial["trial"], trial["state"], trial.get("config"), trial.get("envSteps"), trial.get("episodeReturnMean"))
+        for trial in document.get("trials", [])
+    )
+    return SearchStatus(document.get("best"), tuple(trials))
 
 
 def _training_of(document: Json) -> TrainingStatus:
@@ -285,6 +313,7 @@ def _training_of(document: Json) -> TrainingStatus:
         document.get("startTime"),
         progress,
         _trigger_of(document.get("trigger")),
+        _search_of(document["search"]) if "search" in document else None,
     )
 
 
@@ -319,6 +348,7 @@ def _revision_document(revision: Revision) -> dict[str, Any]:
             "rollout": vars(revision.rollout) if revision.rollout else None,
             "trigger": _trigger_document(revision.trigger),
             "retention": revision.retention,
+            "search": _found_by_document(revision.found_by) if revision.found_by else None,
         }
     )
 
@@ -343,7 +373,16 @@ def _revision_of(document: Json) -> Revision:
         trigger=_trigger_of(document.get("trigger")),
         config_hash=document.get("configHash"),
         retention=document.get("retention"),
+        found_by=_found_by_of(document["search"]) if "search" in document else None,
     )
+
+
+def _found_by_document(found: FoundBy) -> dict[str, Any]:
+    return {"trial": found.trial, "trials": found.trials, "seed": found.seed, "config": dict(found.config)}
+
+
+def _found_by_of(document: Json) -> FoundBy:
+    return FoundBy(document["trial"], document["trials"], document["seed"], document.get("config", {}))
 
 
 def _evaluation_document(evaluation: Evaluation) -> dict[str, Any]:

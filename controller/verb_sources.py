@@ -43,16 +43,31 @@ def of_files(revision: Revision) -> Material:
     return Material(curve, tuple(float(row["return"]) for row in record.get("rows", [])))
 
 
-def of_log(pieces: Iterable[bytes]) -> Material:
-    """What the log of a training tells: a line of JSON an iteration."""
+def of_log(pieces: Iterable[bytes], trial: int | None = None) -> Material:
+    """What the log of a training tells: a line of JSON an iteration.
+
+    Args:
+        trial: whose curve it is, where the training was a search: each line tells of all trials then.
+    """
     lines = b"".join(pieces).decode(errors="replace").splitlines()
     points = [found for line in lines for found in [observation.parsed(line).get("progress")] if isinstance(found, dict)]
-    curve = tuple(
+    if trial is not None:
+        points = [found for point in points for found in _trials(point) if found.get("trial") == trial]
+    told = [
         (float(point["envSteps"]), float(point["episodeReturnMean"]))
         for point in points
         if all(isinstance(point.get(name), int | float) for name in ("envSteps", "episodeReturnMean"))
-    )
+    ]
+    # Lines that are about other trials say the same of this one again.
+    curve = tuple(dict.fromkeys(told)) if trial is not None else tuple(told)
     return Material(curve, missing=(NO_RETURNS,) if curve else (NO_CURVE, NO_RETURNS))
+
+
+def _trials(progress: dict[str, Any]) -> list[dict[str, Any]]:
+    match progress.get("search"):
+        case {"trials": list(trials)}:
+            return [trial for trial in trials if isinstance(trial, dict)]
+    return []
 
 
 def with_reason(found: Material, why: str) -> Material:

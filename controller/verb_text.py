@@ -9,7 +9,7 @@ from datetime import datetime
 
 from controller import status as statuses
 from controller import verb_view
-from controller.model import CandidateStatus, Condition, Evaluation, Progress, Revision, Trigger
+from controller.model import CandidateStatus, Condition, Evaluation, FoundBy, Json, Progress, Revision, SearchStatus, Trigger
 from controller.steps import short
 from controller.verb_view import UNUSABLE_PIN, View, span
 
@@ -65,8 +65,11 @@ def history_text(view: View) -> str:
     if not view.status.revisions:
         return f"{view.name} has published no policy yet\n"
     head = ("REVISION", "TRAINED", "STEPS", "SEED", "RETURN", "GATE", "ROLLOUT", "DIGEST", "")
-    rows = [head, *(_history_row(view, revision) for revision in view.status.revisions)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rows: list[tuple[str, ...]] = [head, *(_history_row(view, revision) for revision in view.status.revisions)]
+    if any(revision.found_by for revision in view.status.revisions):
+        found = ["SEARCH", *(_found_by(revision.found_by) if revision.found_by else "-" for revision in view.status.revisions)]
+        rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, found, strict=True)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -82,6 +85,7 @@ def revision_text(view: View, revision: Revision) -> str:
         "run": revision.run,
         "why": _why(trigger) if trigger else "a change of spec.training",
         "seed": None if revision.seed is None else str(revision.seed),
+        "search": f"{_found_by(revision.found_by)} (seed {revision.found_by.seed})" if revision.found_by else None,
         "steps": None if revision.env_steps is None else str(revision.env_steps),
         "stopped by": revision.stopped_by,
         "image": revision.image,
@@ -93,6 +97,15 @@ def revision_text(view: View, revision: Revision) -> str:
         "rollout": f"{end.outcome}, {end.reason}: {end.message}" if end else None,
     }
     return "".join(f"{name:<15}{fact}\n" for name, fact in facts.items() if fact is not None)
+
+
+def _found_by(found: FoundBy) -> str:
+    """Which trial of a search a policy is: `trial 3 of 8: lr 0.001, fcnetHiddens [64, 64]`."""
+    return f"trial {found.trial} of {found.trials}: {_settings(found.config)}"
+
+
+def _settings(config: Json) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config.items())
 
 
 def _why(trigger: Trigger) -> str:
@@ -141,6 +154,8 @@ def _training(view: View, now: datetime) -> Row:
     again: tuple[str, ...] = ()
     if training and training.trigger:
         again = (f"asked for by {training.trigger.asker}: training {training.trigger.number + 1} of this spec",)
+    if training and training.search:
+        again = (*again, *_searched(training.search))
     if found.status == "True":
         return Row("training", DONE, (found.message, *again))
     if _waits(found):
@@ -151,6 +166,17 @@ def _training(view: View, now: datetime) -> Row:
         return Row("training", UNDER_WAY, (found.message, *again))
     attempt = f", attempt {training.attempt}" if training.attempt > 1 else ""
     return Row("training", UNDER_WAY, (*_progress(training.progress), f"Job {training.job}{attempt}", *again))
+
+
+def _searched(search: SearchStatus) -> Iterable[str]:
+    """How the trials of a search stand: how many are in which state, and the best with what it has drawn."""
+    states = [trial.state for trial in search.trials]
+    counts = [f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)]
+    yield f"search: {joined(counts)} of {len(states)} trials" if counts else "search: no trial is told of"
+    for trial in search.trials:
+        if trial.trial == search.best:
+            mean = "" if trial.episode_return_mean is None else f", mean return {trial.episode_return_mean:.1f}"
+            yield f"best: trial {trial.trial}{mean}" + (f", {_settings(trial.config)}" if trial.config else "")
 
 
 def _schedule(view: View, now: datetime) -> list[Row]:

@@ -159,7 +159,8 @@ def _report(asked: Asked) -> int:
             if not is_of_the_last_run:
                 return verb_sources.of_log(())
             pod, container = _training_pod(asked, view)
-            return verb_sources.of_log(asked.api.log(pod, container, follow=False, previous=False, tail=None))
+            log = asked.api.log(pod, container, follow=False, previous=False, tail=None)
+            return verb_sources.of_log(log, revision.found_by.trial if revision.found_by else None)
         except ApiTrouble:
             return verb_sources.of_log(())
 

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
+# Its fields are all alike, and their bounds those of the settings themselves: one of them is told for all.
+ALIKE = "spec.training.search.config"
 HEAD = """# Reference
 
 Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec --recursive` says the same.
@@ -21,11 +23,21 @@ def fields(node: dict[str, Any], path: str, required: bool = False) -> Iterator[
     """A row for each field below a node of the schema."""
     if path.count(".") > 0 or path == "spec":
         yield f"| `{path}` | {_type(node)} | {_allowed(node, required)} | {node.get('description', '')} |"
+    if path == ALIKE:
+        yield from alike(next(iter(node["properties"].values())))
+        return
     for name, child in node.get("properties", {}).items():
         yield from fields(child, f"{path}.{name}", name in node.get("required", []))
     items = node.get("items", {})
     for name, child in items.get("properties", {}).items():
         yield from fields(child, f"{path}[].{name}", name in items.get("required", []))
+
+
+def alike(node: dict[str, Any]) -> Iterator[str]:
+    """The rows of one setting's fields, for all settings."""
+    for name, child in node["properties"].items():
+        kind, allowed = (_type(child), _allowed(child, False)) if name == "scale" else ("as the setting", "as the setting")
+        yield f"| `{ALIKE}.<setting>.{name}` | {'list' if name == 'values' else kind} | {allowed} | {child['description']} |"
 
 
 def _type(node: dict[str, Any]) -> str:

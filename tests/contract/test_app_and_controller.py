@@ -17,11 +17,42 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import asgi, evaluate, objects, prune, replica, report, settings, stop, storage, submit, tracking, train, warm
+from app import (
+    asgi,
+    evaluate,
+    objects,
+    prune,
+    replica,
+    report,
+    search,
+    settings,
+    standing,
+    stop,
+    storage,
+    submit,
+    tracking,
+    train,
+    warm,
+)
 from app.environments import Environment
 from app.errors import InputError
 from controller import names, observation, resources, schema
-from controller.model import Against, Images, Owner, Problem, ReplicaRow, Replicas, Revision, Settings, Spec, Trigger, spec_of
+from controller.model import (
+    Against,
+    FoundBy,
+    Images,
+    Owner,
+    Problem,
+    ReplicaRow,
+    Replicas,
+    Revision,
+    SearchStatus,
+    Settings,
+    Spec,
+    TrialStatus,
+    Trigger,
+    spec_of,
+)
 
 IMAGES = Images("train:1", "serve:1")
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -58,6 +89,7 @@ RUNS = {
     },
     "every stop criterion": {"training__stop": {"episodeReturnMean": -1.5, "envSteps": 1, "iterations": 2, "timeSeconds": 10}},
     "another gate": {"gate__episodes": 10, "gate__seed": 5},
+    "a search": {"training__search": {"config": {"lr": {"min": 0.001, "max": 0.01}, "numEpochs": {"values": [2, 4]}}}},
 }
 
 
@@ -76,6 +108,8 @@ def test_the_training_jobs_arguments_mean_the_same_to_the_app(changes, tmp_path)
     )
     assert run.evaluation == evaluate.EvaluationRequest(wanted.looks(wanted.run)[0].id, wanted.gate.episodes, wanted.gate.seed)
     assert tuple(run.prefixes) == ("acme", "gymnasium.envs")
+    assert run.search == search.parsed_search(wanted.training.search, wanted.training.config)
+    assert len(run.trials) == (wanted.training.search or {"trials": 0})["trials"]
     assert isinstance(run.task.environment, Environment)
     assert {key: value for key, value in run.task.environment.described().items() if value} == {
         key: value for key, value in wanted.environment.items() if value
@@ -358,6 +392,50 @@ def test_a_progress_line_of_the_app_is_progress_to_the_controller():
             curve[length - 1].episode_return_mean,
         )
         assert (found.percent, found.eta_s) == (told["progressPercent"], told["etaSeconds"])
+
+
+def standings(trials: int) -> dict[int, standing.Standing]:
+    """Trials of which the first has finished, the second has lagged, and the others have not begun."""
+    asked = search.parsed_search({"trials": trials, "config": {"lr": {"min": 0.001, "max": 0.01}}}, {})
+    point = stop.next_point([], 1024, 20, 20 * 9.5)
+    ended = {1: {"state": "Finished", "curve": (point,), "stopped_by": "envSteps"}, 2: {"state": "Stopped", "curve": (point,)}}
+    return {
+        trial.number: standing.Standing(trial, **ended.get(trial.number, {}))  # type: ignore[arg-type]
+        for trial in search.drawn_trials(asked, {}, 0)
+    }
+
+
+def test_a_progress_line_of_a_search_tells_the_controller_of_its_trials():
+    all_ = standings(3)
+    told = standing.progress_of(all_, stop.parsed_stop({"envSteps": 2048}), 10.0)
+    log = spoken(lambda said: said.progress(told))
+    assert observation.last_progress(log).percent == round(200 / 3, 1)
+    assert observation.last_search(log) == SearchStatus(
+        1,
+        (
+            TrialStatus(1, "Finished", all_[1].trial.chosen, 1024, 9.5),
+            TrialStatus(2, "Stopped", all_[2].trial.chosen, 1024, 9.5),
+            TrialStatus(3, "Pending", all_[3].trial.chosen, 0, None),
+        ),
+    )
+
+
+def test_the_result_of_the_largest_search_is_a_termination_message_and_a_revision_to_the_controller(tmp_path):
+    all_ = standings(search.MOST_TRIALS)
+    outcome = standing.outcome_of(all_, all_[1])
+    longest = {name: [4096] * 8 if name == "fcnetHiddens" else 0.0001234 for name in settings.SETTINGS}
+    against = {"digest": DIGEST, "mean": 1 / 3, "std": 1 / 3, "differenceMean": 1 / 3, "differenceStd": 1 / 3}
+    evaluation = {"id": "22f122a329", "episodes": 100000, "seed": 2**31, "mean": 1 / 3, "std": 1 / 3, "against": against}
+    found = {"trial": 1, "seed": 2**31, "config": longest, "trials": outcome.told}
+    result = {**RESULT, "uri": "s3://" + "b" * 600, "configHash": DIGEST, "search": found, "evaluation": evaluation}
+    state = job_that_said(tmp_path, lambda said: result, 0)
+    assert observation.found_by(state.result) == FoundBy(1, 32, 2**31, longest)
+    ended = observation.ended_search(state.result, SearchStatus(1, (TrialStatus(2, "Training", {"lr": 0.5}),)))
+    assert ended.trials[:3] == (
+        TrialStatus(1, "Finished", longest, 1024, 9.5),
+        TrialStatus(2, "Stopped", {"lr": 0.5}, 1024, 9.5),
+        TrialStatus(3, "Pending", None, 0, None),
+    )
 
 
 def job_that_said(tmp_path: Path, run: Any, exit_code: int) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from app import search as app_search
 from app import settings as app_settings
 from controller import names, schema
 
@@ -59,7 +61,16 @@ def in_a_bucket(s3: dict[str, Any]) -> str:
     return text(("spec.storage.pvc", GONE), ("spec.storage.s3", s3))
 
 
+def searching(search: dict[str, Any], *edits: tuple[str, Any]) -> str:
+    return text(("spec.training.config", GONE), ("spec.training.search", search), *edits)
+
+
+def drawing(**config: Any) -> str:
+    return searching({"config": config})
+
+
 CONFIG = "spec.training.config"
+LR = {"min": 0.0001, "max": 0.003, "scale": "Log"}
 GOOD = {
     "the example": text(),
     "an entry point": text(("spec.environment", {"entryPoint": "acme.envs:Maze", "config": {"size": [1, {"a": None}], "b": "c"}})),
@@ -114,6 +125,24 @@ GOOD = {
             {"tensorBoard": False, "mlflow": {"trackingUri": "https://a.b/ml/flow/", "experiment": "a b/c", "secretName": "mlflow"}},
         )
     ),
+    "a search": drawing(lr=LR),
+    "every field of a search": searching(
+        {
+            "trials": 32,
+            "parallel": 16,
+            "config": {
+                "lr": LR,
+                "gamma": {"min": 0, "max": 1, "scale": "Uniform"},
+                "numEpochs": {"min": 1, "max": 1000},
+                "entropyCoeff": {"values": [0, 0.01]},
+                "fcnetHiddens": {"values": [[64, 64], [128, 128]]},
+                "fcnetActivation": {"values": ["tanh", "relu"]},
+                "useLstm": {"values": [True, False]},
+                "lrEnd": {"values": [0]},
+            },
+        }
+    ),
+    "a search beside other settings": searching({"config": {"lr": LR}}, (CONFIG, {"gamma": 0.9, "lr": 0.001})),
     "a plateau": text(("spec.training.stop.plateauIterations", 50)),
     "a bucket": in_a_bucket({"bucket": "policies"}),
     "a bucket of another store": in_a_bucket(
@@ -187,6 +216,32 @@ BAD = {
     "an experiment without a name": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://a", "experiment": ""}})),
     "an MLflow Secret that is none": text(("spec.training.tracking", {"mlflow": {"trackingUri": "http://a", "secretName": "../a"}})),
     "a deadline of 0": text(("spec.training.schedule", {"cron": "0 3 * * *", "startingDeadlineSeconds": 0})),
+    "a search for nothing": drawing(),
+    "a search without a config": searching({"trials": 4}),
+    "one trial": searching({"trials": 1, "config": {"lr": LR}}),
+    "33 trials": searching({"trials": 33, "config": {"lr": LR}}),
+    "17 trials at once": searching({"parallel": 17, "config": {"lr": LR}}),
+    "a search for a setting that is none": drawing(learning_rate=LR),
+    "a setting that is drawn from nothing": drawing(lr={}),
+    "a setting that is drawn from no values": drawing(lr={"values": []}),
+    "a setting that is drawn from half a range": drawing(lr={"min": 0.1}),
+    "a setting that is drawn from both": drawing(lr={**LR, "values": [0.1]}),
+    "a scale beside values": drawing(lr={"values": [0.1], "scale": "Log"}),
+    "another scale": drawing(lr={**LR, "scale": "Cubic"}),
+    "a range backwards": drawing(lr={"min": 0.1, "max": 0.01}),
+    "a range of whole numbers backwards": drawing(numEpochs={"min": 2, "max": 2}),
+    "a logarithm of 0": drawing(gamma={"min": 0, "max": 1, "scale": "Log"}),
+    "a range beyond the setting": drawing(lr={"min": 0.1, "max": 2}),
+    "a value beyond the setting": drawing(lr={"values": [0.1, 0]}),
+    "a range of words": drawing(fcnetActivation={"min": "relu", "max": "tanh"}),
+    "a word that is no activation": drawing(fcnetActivation={"values": ["gelu"]}),
+    "a fraction of an integer": drawing(numEpochs={"min": 1, "max": 2.5}),
+    "a setting that is drawn and set": searching({"config": {"lr": LR}}, (CONFIG, {"lr": 0.01})),
+    "a setting without a default that is drawn and set": searching({"config": {"lrEnd": {"values": [0]}}}, (CONFIG, {"lrEnd": 0})),
+    "a search with workers": searching({"config": {"lr": LR}}, ("spec.training.workers", 1)),
+    "a search on many nodes": searching(
+        {"config": {"lr": LR}}, ("spec.training.engine", "RayJob"), ("spec.storage.pvc.accessModes", ["ReadWriteMany"])
+    ),
     "a plateau of nothing": text(("spec.training.stop.plateauIterations", 0)),
     "both a claim and a bucket": text(("spec.storage.s3", {"bucket": "policies"})),
     "a bucket without a name": in_a_bucket({}),
@@ -343,6 +398,51 @@ def test_a_bad_object_is_refused_here(manifest):
 def test_a_ray_cluster_beside_a_claim_for_one_node_is_told_the_field_and_what_is_allowed():
     with pytest.raises(schema.InvalidPolicyModel, match=r"spec.training.engine: .* spec.storage has to be s3, or a pvc .* ReadWriteMany"):
         schema.load(text(("spec.training.engine", "RayJob")))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lr": {"min": 0.1, "max": 0.01}}, "spec.training.search.config.lr.max: max has to be above min"),
+        (
+            {"gamma": {"min": 0, "max": 1, "scale": "Log"}},
+            "spec.training.search.config.gamma.min: min has to be above 0 where the scale is Log",
+        ),
+        ({"klTarget": {}}, "spec.training.search.config.klTarget: either values is allowed, or min and max, and scale beside these"),
+        ({"lr": {"min": 0.1, "max": 2}}, "spec.training.search.config.lr.max: allowed is at most 1"),
+        ({}, "spec.training.search.config: allowed is at least 1 of its fields"),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_told_with_its_field(config, message):
+    with pytest.raises(schema.InvalidPolicyModel, match=re.escape(message)):
+        schema.load(drawing(**config))
+
+
+@pytest.mark.parametrize("name", schema.schema()["properties"]["spec"]["properties"]["training"]["properties"]["config"]["properties"])
+def test_a_setting_is_drawn_within_its_own_bounds_and_where_it_is_not_set(name):
+    training = schema.schema()["properties"]["spec"]["properties"]["training"]["properties"]
+    bounds = {key: value for key, value in training["config"]["properties"][name].items() if key not in ("description", "default")}
+    drawn = training["search"]["properties"]["config"]["properties"][name]["properties"]
+    for node in (drawn["values"]["items"], *(drawn[end] for end in ("min", "max") if end in drawn)):
+        assert {key: value for key, value in node.items() if key != "description"} == bounds
+    assert ("min" in drawn) == (bounds["type"] in ("number", "integer"))
+    one = next(iter(bounds.get("enum", [])), None) or {"boolean": True, "array": [8]}.get(bounds["type"], bounds.get("maximum", 1))
+    # Where the default is filled in, the setting may be drawn; where another value is given, it may not.
+    schema.load(searching({"config": {name: {"values": [one]}}}))
+    least = bounds.get("minimum", 0) or 0.25
+    other = {"boolean": True, "array": [8], "string": bounds.get("enum", [""])[-1]}.get(bounds["type"], least)
+    others = {"minibatchSize": 8} if name == "trainBatchSize" else {}
+    with pytest.raises(schema.InvalidPolicyModel, match="a setting that is drawn may not be set"):
+        schema.load(searching({"config": {name: {"values": [one]}}}, (CONFIG, {**others, name: other})))
+
+
+def test_the_bounds_of_a_search_are_those_of_the_app():
+    fields = schema.schema()["properties"]["spec"]["properties"]["training"]["properties"]["search"]["properties"]
+    assert (fields["trials"]["minimum"], fields["trials"]["maximum"]) == (app_search.LEAST_TRIALS, app_search.MOST_TRIALS)
+    assert fields["parallel"]["maximum"] == app_search.MOST_PARALLEL
+    assert (fields["trials"]["default"], fields["parallel"]["default"]) == (app_search.DEFAULT_TRIALS, app_search.DEFAULT_PARALLEL)
+    lr = fields["config"]["properties"]["lr"]["properties"]
+    assert (lr["values"]["maxItems"], tuple(lr["scale"]["enum"])) == (app_search.MOST_VALUES, app_search.SCALES)
 
 
 def without_nulls_of_the_environment(document: dict[str, Any]) -> dict[str, Any]:

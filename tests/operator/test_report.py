@@ -112,6 +112,20 @@ def test_in_a_cluster_the_curve_is_that_of_the_log(kube: Kube, world: World, cap
     assert "cannot be read from here" in words(page)
 
 
+def test_of_a_search_the_curve_is_that_of_the_trial_that_was_published(kube: Kube, world: World, capsys: Any) -> None:
+    def line(*told: tuple[int, int, float | None]) -> str:
+        trials = [{"trial": trial, "envSteps": steps, "episodeReturnMean": mean} for trial, steps, mean in told]
+        return json.dumps({"progress": {"envSteps": 9, "episodeReturnMean": 9.0, "search": {"best": 1, "trials": trials}}}) + "\n"
+
+    log = line((1, 1024, 20.0), (2, 0, None)) + line((1, 2048, 30.0), (2, 0, None))
+    log += "".join(line((1, 2048, 30.0), (2, 1024 * step, 10.0 * step)) for step in (1, 2, 3))
+    world.status["revisions"][-1]["search"] = {"trial": 2, "trials": 2, "seed": 7, "config": {"lr": 0.1}}
+    in_cluster(kube, world, log + '{"progress": {"search": 3}}\n')
+    assert cli.main(["report", "cartpole", "--file", "-"]) == 0
+    (curve,) = parsed(capsys.readouterr().out).iter("polyline")
+    assert len(curve.get("points", "").split()) == 3
+
+
 def test_without_a_pod_the_page_says_what_it_lacks(kube: Kube, world: World, capsys: Any) -> None:
     in_cluster(kube, world, "")
     assert cli.main(["report", "cartpole", "--revision", "1", "--file", "-"]) == 0

@@ -79,10 +79,10 @@ def one_ray() -> Iterator[None]:
 
     from app import trainer
 
-    directory = trainer._ray_temp_dir()
-    trainer._start_ray(directory, workers=1)
+    directory = trainer.ray_temp_dir()
+    trainer.start_ray(directory, workers=1)
     end = ray.shutdown
-    trainer._start_ray, ray.shutdown = (lambda *_: None), (lambda: None)
+    trainer.start_ray, ray.shutdown = (lambda *_: None), (lambda: None)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def filled(storage: Storage) -> Storage:
-    """Two policies, each with a run, a checkpoint and an evaluation, and one evaluation of the second against the first."""
+    """Two policies, each with a run, its checkpoints and an evaluation, and one evaluation of the second against the first."""
     for run, digest in (("r1", FIRST), ("r2", SECOND)):
         bundle = storage.bundles() / digest.removeprefix("sha256:")
         put(bundle / "policy.onnx", {})
@@ -42,8 +42,13 @@ def filled(storage: Storage) -> Storage:
         put(storage.run(run) / "attempts.json", {})
         put(storage.run(run) / "weights.npz", {})
         put(storage.run(run) / "tensorboard" / "events.out.tfevents.1.host", {})
+        put(storage.run(run) / "tensorboard" / "01" / "events.out.tfevents.1.host", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "run.json", {})
         put(storage.run(run) / "checkpoints" / "00000010" / "algorithm" / "state", {})
+        put(storage.run(run) / "search.json", {})
+        put(storage.run(run) / "trials" / "03" / "trial.json", {})
+        put(storage.run(run) / "trials" / "03" / "checkpoints" / "00000010" / "run.json", {})
+        put(storage.run(run) / "trials" / "03" / "checkpoints" / "00000010" / "algorithm" / "state", {})
         put(storage.evaluation(f"of-{run}"), {"digest": digest})
     put(storage.evaluation("both"), {"digest": SECOND, "against": {"digest": FIRST}})
     put(storage.run("r3") / "checkpoints" / "00000010" / "run.json", {})

@@ -83,7 +83,7 @@ def test_event_files_have_rllibs_figures_by_its_names_at_environment_steps(place
         told(tracks, range(1, 4))
         tracks.keep()
         told(tracks, range(4, 6))
-        tracks.published(DIGEST)
+        tracks.ended_well(DIGEST)
     assert scalars(place, RETURN) == expected(range(1, 6))
     tags = {value.tag for event in events(place) for value in event.summary.value}
     assert not any("config" in tag or "pid" in tag or "nothing" in tag for tag in tags)
@@ -184,7 +184,7 @@ def program(server_url: str, *steps: str, place: Path, pause_s: float = 0.1) -> 
     return subprocess.run(command, check=False, env=variables, capture_output=True, text=True, timeout=120)
 
 
-PUBLISHED = f"tracks.published({DIGEST!r})"
+PUBLISHED = f"tracks.ended_well({DIGEST!r})"
 IN_NO_TIME = "began = time.monotonic(); told(tracks, range(1, 4)); assert time.monotonic() - began < 1"
 
 

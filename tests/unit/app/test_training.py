@@ -263,7 +263,7 @@ def test_a_learner_with_a_gpu_has_a_ray_also_without_workers(monkeypatch: pytest
 
     monkeypatch.setattr(trainer, "_sees_gpu", lambda: True)
     monkeypatch.setattr(trainer, "_import_rllib", lambda: None)
-    monkeypatch.setattr(trainer, "_start_ray", start)
+    monkeypatch.setattr(trainer, "start_ray", start)
     encoding = Encoding(Discrete(5, 0), Discrete(2, 0))
     task = trainer.TrainingTask(Environment("CartPole-v1", "", {}), encoding, parsed_settings({}), workers=0, seed=0)
     with pytest.raises(Started, match="0"):

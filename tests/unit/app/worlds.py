@@ -1,5 +1,7 @@
 """Environments that are awkward on purpose, for trainings in tests."""
 
+import multiprocessing
+import os
 from typing import Any
 
 import gymnasium
@@ -30,6 +32,15 @@ class Explosive(ShiftedDiscrete):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, more = super().step(action)
         return observation, float("inf"), terminated, truncated, more
+
+
+class Fragile(ShiftedDiscrete):
+    """Ends the process that it is sampled in, where that is one beside another."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if multiprocessing.parent_process():
+            os._exit(1)
+        return super().step(action)
 
 
 class Corridor(gymnasium.Env[Any, Any]):

@@ -43,6 +43,7 @@ OF_THE_RUN = {
     "workers": {"training__workers": 1},
     "the seed": {"training__seed": 1},
     "a warm start": {"training__warmStart": "Serving"},
+    "a search": {"training__search": {"config": {"lr": {"values": [0.1]}}}},
 }
 
 

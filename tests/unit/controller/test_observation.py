@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from controller import observation
-from controller.model import Owner, Problem, Progress, ReplicaRow, Replicas, Request
+from controller.model import FoundBy, Owner, Problem, Progress, ReplicaRow, Replicas, Request, SearchStatus, TrialStatus
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -301,6 +302,66 @@ LOGS = {
 @pytest.mark.parametrize(("log", "wanted"), LOGS.values(), ids=LOGS)
 def test_the_newest_progress_line_is_found_between_chatter(log, wanted):
     assert seen(job({"active": 1}), pod(), log=log).progress == wanted
+
+
+TRIALS = [
+    {"trial": 1, "state": "Stopped", "config": {"lr": 0.1}, "envSteps": 1024, "episodeReturnMean": 20.5},
+    {"trial": 2, "state": "Training", "config": {"fcnetHiddens": [64], "useLstm": True}, "envSteps": 0},
+]
+STANDING = SearchStatus(1, (TrialStatus(1, "Stopped", {"lr": 0.1}, 1024, 20.5), TrialStatus(2, "Training", TRIALS[1]["config"], 0)))
+
+
+def searching(*trials: Any, best: Any = 1) -> str:
+    return said({"progress": {**PROGRESS["progress"], "search": {"best": best, "trials": list(trials)}}})
+
+
+SEARCHES = {
+    "no search": (said(PROGRESS), None),
+    "a search": (searching(*TRIALS), STANDING),
+    "the newest": (f"{searching()}\n{searching(*TRIALS)}\nnoise\n", STANDING),
+    "trials that are none": (
+        searching(*TRIALS, {"trial": 3}, 4, {**TRIALS[0], "state": "Lost"}, {**TRIALS[0], "config": {"a": {}}}),
+        STANDING,
+    ),
+    "figures that are none": (
+        searching(*TRIALS, {**TRIALS[0], "episodeReturnMean": "9"}, {**TRIALS[0], "config": {"lr": math.nan}}),
+        STANDING,
+    ),
+    "a best that is none": (searching(*TRIALS, best="first"), None),
+    "somebody else's search": ('{"progress": {"search": 3}}\n{"progress": 3}', None),
+}
+
+
+@pytest.mark.parametrize(("log", "wanted"), SEARCHES.values(), ids=SEARCHES)
+def test_how_the_trials_of_a_search_stand_is_read_from_the_log(log, wanted):
+    assert seen(job({"active": 1}), pod(), log=log).search == wanted
+
+
+SEARCH_RESULT = {"search": {"trial": 2, "seed": 7, "config": {"lr": 0.1}, "trials": [["Stopped", 1024, 20.5], ["Finished", 2048, None]]}}
+WRONG_RESULTS = {
+    "nothing": {},
+    "no object": {"search": 3},
+    "no seed": {"search": {**SEARCH_RESULT["search"], "seed": None}},
+    "settings that are none": {"search": {**SEARCH_RESULT["search"], "config": {"lr": {}}}},
+}
+
+
+def test_a_result_tells_which_trial_was_published_and_how_all_ended():
+    assert observation.found_by(SEARCH_RESULT) == FoundBy(2, 2, 7, {"lr": 0.1})
+    assert observation.ended_search(SEARCH_RESULT, STANDING) == SearchStatus(
+        2, (TrialStatus(1, "Stopped", {"lr": 0.1}, 1024, 20.5), TrialStatus(2, "Finished", {"lr": 0.1}, 2048, None))
+    )
+
+
+@pytest.mark.parametrize("result", WRONG_RESULTS.values(), ids=WRONG_RESULTS)
+def test_a_result_that_tells_no_search_as_it_should_be_tells_none(result):
+    assert observation.found_by(result) is None
+    assert observation.ended_search(result, STANDING) is None
+
+
+@pytest.mark.parametrize("trials", [[["Lost", 1, 2.0]], [["Stopped", 1]], [["Stopped", 1, "9"]], [3]], ids=str)
+def test_ends_that_are_not_told_as_they_should_be_are_not_known(trials):
+    assert observation.ended_search({"search": {**SEARCH_RESULT["search"], "trials": trials}}, None) is None
 
 
 def ray_service(status: dict[str, Any] | None = None, config: str | None = "applications: []", **metadata: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from controller.model import (
     ChildState,
     Create,
     Delete,
+    FoundBy,
     Images,
     JobState,
     Observed,
@@ -31,8 +32,10 @@ from controller.model import (
     ReplicaRow,
     Replicas,
     Rival,
+    SearchStatus,
     Settings,
     Status,
+    TrialStatus,
     Unknown,
     spec_of,
 )
@@ -790,6 +793,33 @@ def test_an_attempt_that_failed_is_told_once_with_its_cause():
     assert "AttemptFailed" not in [event.reason for event in plan(replace(again, status=planned.status)).events]
     gone = plan(replace(with_job(attempt=2), status=first.status))
     assert [event.message.partition(";")[0] for event in gone.events if event.reason == "AttemptFailed"] == ["a pod is gone"]
+
+
+def test_how_the_trials_of_a_search_stood_is_told_after_its_pod_has_gone():
+    before, after = (
+        SearchStatus(best, (TrialStatus(1, state, {"lr": 0.1}, 1024, 20.5),)) for best, state in ((1, "Training"), (1, "Finished"))
+    )
+    running = with_job(search=before)
+    told = plan(running).status
+    assert told.training.search == before
+    silent = replace(running, status=told, jobs=tuple(replace(job, search=None) for job in running.jobs))
+    assert plan(silent).status.training.search == before
+    result = {
+        "digest": "sha256:ab",
+        "uri": "file:///b",
+        "search": {"trial": 1, "seed": 7, "config": {"lr": 0.1}, "trials": [["Finished", 1024, 20.5]]},
+    }
+    ended = replace(silent, jobs=tuple(replace(job, phase="Succeeded", result=result) for job in silent.jobs))
+    planned = plan(ended).status
+    assert planned.training.search == after
+    assert planned.revisions[-1].found_by == FoundBy(1, 1, 7, {"lr": 0.1})
+
+
+def test_another_run_is_told_nothing_of_the_trials_of_the_one_before():
+    running = with_job(search=SearchStatus(1, ()))
+    told = plan(running).status
+    other = replace(running, status=replace(told, training=replace(told.training, run="other")))
+    assert plan(replace(other, jobs=tuple(replace(job, search=None) for job in other.jobs))).status.training.search is None
 
 
 def argument_of_the_training(seen: Observed, flag: str) -> str | None:

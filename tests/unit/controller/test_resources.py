@@ -66,6 +66,9 @@ TRACKED: dict[str, Any] = {"training__tracking": {"tensorBoard": True, "mlflow":
 ON_A_CLUSTER: dict[str, Any] = {**IN_A_BUCKET, "training__engine": "RayJob", "training__workers": 2}
 
 
+SEARCHING = {"training__search": {"trials": 4, "config": {"lr": {"min": 0.0001, "max": 0.003, "scale": "Log"}}}}
+
+
 def manifests() -> dict[str, Any]:
     """Every golden file, by its name."""
     example, full, in_a_bucket = spec(), spec(**FULL), spec(**IN_A_BUCKET)
@@ -79,6 +82,7 @@ def manifests() -> dict[str, Any]:
         "evaluation-job.yaml": resources.evaluation_job(OWNER, example, SETTINGS, IMAGES, REVISION, LOOK),
         "prune-job.yaml": resources.prune_job(OWNER, example, SETTINGS, [REVISION.digest, "sha256:" + "cd" * 32]),
         "prune-job-full.yaml": resources.prune_job(OWNER, full, SETTINGS, [REVISION.digest]),
+        "training-job-search.yaml": resources.training_job(OWNER, spec(**SEARCHING), SETTINGS, IMAGES),
         "training-job-s3.yaml": resources.training_job(OWNER, in_a_bucket, SETTINGS, IMAGES),
         "training-ray-job.yaml": resources.training_job(OWNER, on_a_cluster, SETTINGS, IMAGES),
         "training-ray-job-full.yaml": resources.training_job(OWNER, full_on_a_cluster, SETTINGS, IMAGES, replaces="sha256:old"),

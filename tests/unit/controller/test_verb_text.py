@@ -54,6 +54,21 @@ def training() -> World:
     return world
 
 
+DRAWN = [{"lr": 0.0012, "fcnetHiddens": [64, 64]}, {"lr": 0.0003, "fcnetHiddens": [128, 128]}]
+
+
+def searching() -> World:
+    world = training()
+    trials = [
+        {"trial": 1, "state": "Finished", "config": DRAWN[0], "envSteps": 51200, "episodeReturnMean": 143.2},
+        {"trial": 2, "state": "Stopped", "config": DRAWN[1], "envSteps": 7168, "episodeReturnMean": 22.8},
+        {"trial": 3, "state": "Training", "config": DRAWN[1], "envSteps": 1024},
+        {"trial": 4, "state": "Pending", "config": DRAWN[0], "envSteps": 0},
+    ]
+    world.status["training"]["search"] = {"best": 1, "trials": trials}
+    return world
+
+
 def failed() -> World:
     world = World()
     world.get_on()
@@ -148,6 +163,7 @@ STATES: dict[str, Callable[[], World]] = {
     "new": World,
     "ready": served,
     "training": training,
+    "searching": searching,
     "failed": failed,
     "held-by-the-gate": held_by_the_gate,
     "canary": lambda: at_step_1(**CANARY),
@@ -206,6 +222,21 @@ def test_a_schedule_tells_its_next_time() -> None:
     text = verb_text.status_text(seen(world), world.now, 110)
     assert "trains again at 2026-01-02T03:00:00Z" in text
     assert "asked for by the schedule: training 2 of this spec" in text
+
+
+def test_the_history_tells_which_trial_of_a_search_a_revision_is() -> None:
+    world = served()
+    assert "SEARCH" not in verb_text.history_text(seen(world))
+    world.edit(serving__replicas=2, training__seed=2)
+    world.settle()
+    world.status["revisions"][-1]["search"] = {"trial": 2, "trials": 4, "seed": 7, "config": DRAWN[1]}
+    head, first, second = verb_text.history_text(seen(world)).splitlines()
+    at = head.index("SEARCH")
+    assert first[at:].startswith("-")
+    assert second[at:].startswith("trial 2 of 4: lr 0.0003, fcnetHiddens [128, 128]")
+    view = seen(world)
+    text = verb_text.revision_text(view, view.status.revisions[-1])
+    assert "search         trial 2 of 4: lr 0.0003, fcnetHiddens [128, 128] (seed 7)\n" in text
 
 
 def test_commands_that_are_shown_lead_to_the_same_place() -> None:
