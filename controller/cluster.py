@@ -44,7 +44,7 @@ from controller.replicas import replicas_at
 API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
 LOG_TAIL_LINES = 40
-LOG_BYTES = 256 * 1024
+LOG_BYTES = 1024 * 1024
 
 _API_VERSIONS = {
     names.KIND: names.API_VERSION,
@@ -240,7 +240,7 @@ class Cluster:
             if observation.is_owned(job, owner):
                 of_job = [pod for pod in pods if observation.is_of_job(pod, job)]
                 log = self._log(of_job, job["spec"]["template"]["spec"]["containers"][0]["name"])
-                events = self._events(job) if observation.has_never_had_a_pod(job) else []
+                events = self._events(job) if observation.is_without_a_pod(job) else []
                 yield observation.job_state(job, of_job, log, now, events)
 
     def _ray_jobs(self, owner: Owner, spec: Spec) -> list[dict[str, Any]]:
@@ -261,8 +261,8 @@ class Cluster:
         for job in ray_jobs:
             if observation.is_owned(job, owner):
                 submitters = [pod for pod in pods if observation.is_of_job(pod, job)]
-                podless = observation.cluster_without_pods(job, pods)
-                cluster = self._ray_clusters(owner, [podless]).get(podless) if podless else None
+                awaited = observation.cluster_to_come(job)
+                cluster = self._ray_clusters(owner, [awaited]).get(awaited) if awaited else None
                 yield observation.ray_job_state(job, pods, self._log(submitters, names.ROLE_TRAIN), now, cluster)
 
     def _log(self, pods: list[dict[str, Any]], container: str) -> str:

@@ -91,7 +91,7 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, events: 
     Args:
         pods: the pods of this Job, in any order.
         log: the tail of what its running pod has written, or "".
-        events: of the Job, read only where it has no pod.
+        events: of the Job, read only where it has no pod now.
     """
     status = job.get("status", {})
     ended = {condition["type"]: condition for condition in status.get("conditions", []) if condition["status"] == "True"}
@@ -107,7 +107,7 @@ def ray_job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, clus
     Args:
         pods: those of its submitter, which bear the Job's name that KubeRay gave them, and of its cluster, among others.
         log: the tail of what its running submitter has written, or "".
-        cluster: its RayCluster, read only where that has no pod.
+        cluster: its RayCluster, read only where KubeRay waits for its pods.
     """
     status = job.get("status", {})
     container = job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
@@ -122,15 +122,20 @@ def is_of_job(pod: Json, job: Json) -> bool:
     return bool(pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job["metadata"]["name"])
 
 
-def has_never_had_a_pod(job: Json) -> bool:
-    """Whether the Job controller has not made one yet: its events say why, where the API server refuses it."""
-    return not any(job.get("status", {}).get(count) for count in ("active", "succeeded", "failed"))
+def is_without_a_pod(job: Json) -> bool:
+    """Whether a Job that has not ended has no pod now: its events say why, where the API server refuses it."""
+    status = job.get("status", {})
+    has_ended = any(
+        condition["type"] in ("Complete", "Failed") and condition["status"] == "True" for condition in status.get("conditions", [])
+    )
+    return not status.get("active") and not has_ended
 
 
-def cluster_without_pods(ray_job: Json, pods: Sequence[Json]) -> str | None:
-    """The RayCluster of a RayJob, as long as it has no pod."""
-    name = ray_job.get("status", {}).get("rayClusterName")
-    return None if any(pod["metadata"].get("labels", {}).get("ray.io/cluster") == name for pod in pods) else name or None
+def cluster_to_come(ray_job: Json) -> str | None:
+    """The RayCluster of a RayJob, as long as KubeRay waits for its pods: its conditions say why, where the API server refuses some."""
+    status = ray_job.get("status", {})
+    is_awaited = status.get("jobDeploymentStatus", "") in ("", "Initializing", "Waiting", "Retrying")
+    return status.get("rayClusterName") or None if is_awaited else None
 
 
 def is_unbound(claim: Json) -> bool:
@@ -337,15 +342,19 @@ def _creation_problem(cluster: Json, field: str) -> Problem | None:
 
 
 def _job_creation_problem(job: Json, events: Sequence[Json]) -> Problem | None:
-    """The same of a Job, which tells it by events alone."""
-    refusals = [event for event in events if event.get("reason") == "FailedCreate"]
-    if not refusals:
+    """The same of a Job, which tells it by events alone; they outlive the trouble."""
+    of_pods = [event for event in events if event.get("reason") in ("FailedCreate", "SuccessfulCreate", "SuccessfulDelete", "Suspended")]
+    newest = max(of_pods, key=_event_time, default=None)
+    if newest is None or newest["reason"] != "FailedCreate":
         return None
-    return _not_created(f"the Job {job['metadata']['name']}", max(refusals, key=_event_time).get("message", ""), "spec.training")
+    # What a prune Job asks for is nobody's to choose.
+    field = None if job["metadata"]["labels"].get(names.LABEL_ROLE) == names.ROLE_PRUNE else "spec.training"
+    return _not_created(f"the Job {job['metadata']['name']}", newest.get("message", ""), field)
 
 
-def _not_created(whose: str, why: Any, field: str) -> Problem:
-    return Problem("PodsNotCreated", f"{whose} cannot create its pods: {' '.join(str(why).split())}; check {field}.resources")
+def _not_created(whose: str, why: Any, field: str | None) -> Problem:
+    advice = f"; check {field}.resources" if field else ""
+    return Problem("PodsNotCreated", f"{whose} cannot create its pods: {' '.join(str(why).split())}{advice}")
 
 
 def _event_time(event: Json) -> str:
@@ -356,7 +365,8 @@ def _unheeded(kind: str, made: Json, now: datetime) -> Problem | None:
     """That KubeRay has not said a word of an object, long after it was made."""
     metadata = made["metadata"]
     created = metadata.get("creationTimestamp")
-    if made.get("status") or not created or (now - datetime.fromisoformat(created)).total_seconds() < KUBERAY_GRACE_S:
+    is_anothers = "managedBy" in made.get("spec", {})  # MultiKueue's, in another cluster
+    if made.get("status") or is_anothers or not created or (now - datetime.fromisoformat(created)).total_seconds() < KUBERAY_GRACE_S:
         return None
     advice = f"does its operator run, and does it watch the namespace {metadata.get('namespace')}?"
     return Problem("KubeRaySilent", f"KubeRay has not taken up the {kind} {metadata['name']}, which was made at {created}; {advice}")

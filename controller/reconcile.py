@@ -304,7 +304,10 @@ def _search(job: JobState, observed: Observed) -> SearchStatus | None:
     before = last.search if last and last.run == job.run else None
     if job.result:
         return observation.ended_search(job.result, before) or before
-    return job.search or before
+    told = job.search or before
+    if told and job.phase == "Failed":
+        return replace(told, trials=tuple(replace(trial, state="Pending") if trial.state == "Training" else trial for trial in told.trials))
+    return told
 
 
 def _attempt_events(observed: Observed, status: Status) -> tuple[Event, ...]:
@@ -313,8 +316,7 @@ def _attempt_events(observed: Observed, status: Status) -> tuple[Event, ...]:
     if not (before and now and before.job == now.job and before.attempt < now.attempt):
         return ()
     setback = next((job.setback for job in observed.jobs if job.name == now.job), None) or "a pod is gone"
-    last = observed.spec.training.backoff_limit + 1
-    message = f"{setback}; attempt {now.attempt} of {last} goes on from the last checkpoint, if there is one"
+    message = f"{setback}; attempt {now.attempt} goes on from the last checkpoint, if there is one"
     return (Event("Warning", "AttemptFailed", message),)
 
 

@@ -691,28 +691,39 @@ def test_a_ray_job_that_is_not_yet_known_to_kuberay_runs():
     assert observation.ray_job_state(ray_job(), [], "", NOW).phase == "Running"
 
 
-def test_it_is_told_why_a_job_gets_no_pod():
-    def refused(message: str, at: str) -> dict[str, Any]:
-        return {"reason": "FailedCreate", "message": message, "lastTimestamp": at, "metadata": {}}
+def of_pods(reason: str, message: str, at: str) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "lastTimestamp": f"2026-01-01T{at}:00Z", "metadata": {}}
 
-    events = [refused("exceeded quota: q,\n used: 1", "2026-01-01T11:30:00Z"), refused("older", "2026-01-01T11:00:00Z")]
-    assert observation.has_never_had_a_pod(job())
-    state = observation.job_state(job(), [], "", NOW, [*events, {"reason": "Suspended", "message": "m", "metadata": {}}])
-    why = "the Job cartpole-train-r1 cannot create its pods: exceeded quota: q, used: 1; check spec.training.resources"
-    assert (state.phase, state.problem) == ("Running", Problem("PodsNotCreated", why))
-    assert not any(observation.has_never_had_a_pod(job({count: 1})) for count in ("active", "succeeded", "failed"))
+
+def test_it_is_told_why_a_job_gets_no_pod_until_one_is_made():
+    events = [of_pods("FailedCreate", "exceeded quota: q,\n used: 1", "11:30"), of_pods("FailedCreate", "older", "11:00")]
+    state = observation.job_state(job(), [], "", NOW, [*events, {"reason": "Else", "message": "m", "metadata": {}}])
+    why = "the Job cartpole-train-r1 cannot create its pods: exceeded quota: q, used: 1"
+    assert (state.phase, state.problem) == ("Running", Problem("PodsNotCreated", f"{why}; check spec.training.resources"))
+    made = of_pods("SuccessfulCreate", "Created pod: p", "11:31")
+    assert observation.job_state(job(), [], "", NOW, [*events, made]).problem is None
+    prune = job(labels={"policymodel.dev/role": "prune"})
+    assert observation.job_state(prune, [], "", NOW, events).problem == Problem("PodsNotCreated", why)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_without"), [({}, True), ({"failed": 1}, True), ({"active": 1}, False), (ended("Complete"), False), (FAILED, False)]
+)
+def test_a_job_is_without_a_pod_between_its_beginning_and_its_end(status, is_without):
+    assert observation.is_without_a_pod(job(status)) is is_without
 
 
 def test_it_is_told_why_the_cluster_of_a_ray_job_gets_no_pods():
     waiting_one = ray_job({"rayClusterName": "r1-xyz", "jobDeploymentStatus": "Initializing"})
     condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: q"}
     cluster = {"metadata": {"name": "r1-xyz"}, "status": {"conditions": [condition]}}
-    problem = observation.ray_job_state(waiting_one, [], "", NOW, cluster).problem
+    head = {"metadata": {"name": "head", "labels": {"ray.io/cluster": "r1-xyz"}}, "status": {"phase": "Running"}}
+    problem = observation.ray_job_state(waiting_one, [head], "", NOW, cluster).problem
     why = "the RayCluster r1-xyz cannot create its pods: exceeded quota: q; check spec.training.resources"
     assert problem == Problem("PodsNotCreated", why)
-    assert observation.cluster_without_pods(waiting_one, []) == "r1-xyz"
-    assert observation.cluster_without_pods(waiting_one, [{"metadata": {"labels": {"ray.io/cluster": "r1-xyz"}}}]) is None
-    assert observation.cluster_without_pods(ray_job(), []) is None
+    assert observation.cluster_to_come(waiting_one) == "r1-xyz"
+    for status in ({}, {"rayClusterName": "r1-xyz", "jobDeploymentStatus": "Running"}):
+        assert observation.cluster_to_come(ray_job(status)) is None
 
 
 @pytest.mark.parametrize(("made", "is_told"), [("2026-01-01T11:58:00Z", True), ("2026-01-01T11:59:30Z", False)])
@@ -726,6 +737,9 @@ def test_what_kuberay_does_not_take_up_is_told_after_a_minute(made, is_told):
             assert state.problem.message.endswith("does it watch the namespace policies?")
         else:
             assert state.problem is None
+    assert (
+        observation.ray_job_state({**job, "spec": {**job["spec"], "managedBy": "kueue.x-k8s.io/multikueue"}}, [], "", NOW).problem is None
+    )
     heard = ray_job({"jobDeploymentStatus": "Initializing"}, **age)
     assert observation.ray_job_state(heard, [], "", NOW).problem is None
 

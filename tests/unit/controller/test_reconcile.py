@@ -789,7 +789,7 @@ def test_an_attempt_that_failed_is_told_once_with_its_cause():
     again = replace(with_job(attempt=2, setback=setback), status=first.status)
     planned = plan(again)
     (event,) = (event for event in planned.events if event.reason == "AttemptFailed")
-    assert (event.type, event.message) == ("Warning", f"{setback}; attempt 2 of 3 goes on from the last checkpoint, if there is one")
+    assert (event.type, event.message) == ("Warning", f"{setback}; attempt 2 goes on from the last checkpoint, if there is one")
     assert "AttemptFailed" not in [event.reason for event in plan(replace(again, status=planned.status)).events]
     gone = plan(replace(with_job(attempt=2), status=first.status))
     assert [event.message.partition(";")[0] for event in gone.events if event.reason == "AttemptFailed"] == ["a pod is gone"]
@@ -813,6 +813,8 @@ def test_how_the_trials_of_a_search_stood_is_told_after_its_pod_has_gone():
     planned = plan(ended).status
     assert planned.training.search == after
     assert planned.revisions[-1].found_by == FoundBy(1, 1, 7, {"lr": 0.1})
+    failed = replace(silent, jobs=tuple(replace(job, phase="Failed", problem=Problem("OutOfMemory", "m")) for job in silent.jobs))
+    assert [trial.state for trial in plan(failed).status.training.search.trials] == ["Pending"]
 
 
 def test_another_run_is_told_nothing_of_the_trials_of_the_one_before():
