@@ -52,7 +52,9 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc] # mypy does not follo
         self._summary_writer_cls = functools.partial(
             SummaryWriter, purge_step=first_step if purges else None, filename_suffix=f".{first_step:012d}"
         )
+        last = self._trial_result.get(trial, {})
         self.log_trial_start(trial)
+        self._trial_result[trial] = last  # without one, Ray's logger leaves the parameters out at the end
 
 
 class MLflowRuns(MLflowLoggerCallback):  # type: ignore[misc] # mypy does not follow Ray

@@ -6,18 +6,17 @@ what a training without workers does without. What a trial has done is read from
 """
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 from app.checkpoints import RunState, restored_state, write_checkpoint
-from app.errors import InputError
+from app.errors import InputError, RetryableError, RunError
 from app.halving import Halving, rungs
 from app.iterating import iterated
 from app.leaving import Leaving
@@ -26,7 +25,7 @@ from app.spaces import Array
 from app.standing import CHECKPOINTS, Standing, best, known_standing, place_of_trial, write_ended
 from app.stop import Point, Stop
 from app.storage import Place, storage_faults
-from app.tracking import LEAVING_S, TENSORBOARD, Tracking, Tracks
+from app.tracking import END_S, LEAVING_S, TENSORBOARD, Tracking, Tracks
 from app.trainer import Trainer, TrainingTask
 
 BROKEN = "Internal"
@@ -34,7 +33,7 @@ TIME = "timeSeconds"
 # How soon a SIGTERM is seen while no trial says anything.
 LOOK_S = 0.5
 # For a process that has nothing left to do.
-END_S = 5.0
+JOIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,22 @@ class Step:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What ends a trial's process, and with it the attempt: an error does not come through a pipe as it is.
+
+    Attributes:
+        is_final: the same input would fail again.
+    """
+
+    reason: str
+    message: str
+    is_final: bool
+
+
+# What a trial's process is answered after an iteration: another one, the end of the trial, or of the attempt.
+Answer = Literal["GoOn", "End", "Leave"]
+
 Tell = Callable[[Mapping[int, Standing], float], None]
 
 
@@ -115,11 +130,10 @@ def trained_population(work: Work, time_s: float, leaving: Leaving, tell: Tell) 
         of all that has begun there is a checkpoint.
 
     Raises:
-        RetryableError: the storage failed.
+        RetryableError: the storage failed, here or in a trial's process.
+        InputError: a trial cannot be trained at all.
     """
     watch = Watch(work, time_s, tell)
-    # Trials share a machine: a GPU would be one trial's, and RLlib asks a Ray for it.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with _workers() as workers, leaving.patience():
         while True:
             while watch.waiting and not leaving.is_asked and not watch.is_late and len(_busy(workers)) < work.search.parallel:
@@ -142,12 +156,20 @@ class Watch:
         self._halving = Halving(rungs(work.stop, [trial.settings.train_batch_size for trial in work.trials]))
         with storage_faults():
             self.standings = {trial.number: known_standing(work.run, trial) for trial in work.trials}
+            for number, standing in self.standings.items():
+                self._remember(number, standing)
         self.waiting = [number for number, standing in self.standings.items() if not standing.has_ended]
-        for number, standing in self.standings.items():
-            for point in standing.curve:
-                self._halving.is_behind(number, point)
-            if standing.state == "Finished":
-                self._halving.has_finished(number, standing.curve[-1])
+
+    def _remember(self, number: int, standing: Standing) -> None:
+        """Tells the scheduler what a trial did before. One that lagged at its last point is stopped now: that was not noted in time."""
+        is_behind = False
+        for point in standing.curve:
+            is_behind = self._halving.is_behind(number, point)
+        if standing.state == "Finished":
+            self._halving.has_finished(number, standing.curve[-1])
+        elif is_behind and not standing.has_ended and not self._work.trial_stop.reached(standing.curve, standing.time_s):
+            self.standings[number] = replace(standing, state="Stopped")
+            write_ended(self._work.run, self.standings[number])
 
     @property
     def time_s(self) -> float:
@@ -228,7 +250,7 @@ def _workers() -> Iterator[list[_Worker]]:
             worker.connection.close()
         for worker in workers:
             if worker.trial is None:
-                worker.process.join(END_S)
+                worker.process.join(JOIN_S)
             worker.process.kill()
             worker.process.join()
 
@@ -264,15 +286,18 @@ def _heard(worker: _Worker, watch: Watch, leaving: Leaving) -> None:
     try:
         said = worker.connection.recv()
         if isinstance(said, Step):
-            goes_on = watch.goes_on(worker.trial, said) and not leaving.is_asked
-            worker.connection.send(goes_on)
+            goes_on = watch.goes_on(worker.trial, said)
+            answer: Answer = ("Leave" if leaving.is_asked else "GoOn") if goes_on else "End"
+            worker.connection.send(answer)
             return
     except (EOFError, ConnectionError):
         watch.broke(worker.trial)
         worker.connection.close()
-        worker.process.join(END_S)
+        worker.process.join(JOIN_S)
         worker.process.kill()
         return
+    if isinstance(said, Trouble):
+        raise (InputError if said.is_final else RetryableError)(said.reason, said.message)
     watch.left(worker.trial)
     worker.trial = None
 
@@ -280,26 +305,39 @@ def _heard(worker: _Worker, watch: Watch, leaving: Leaving) -> None:
 def _train_trials(connection: "Connection[object, object]", work: Work) -> None:
     """What a worker does: trains each trial that it is told, and after each iteration asks whether to do another one."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Whoever ends the run ends its processes with a word over the connection, so that they leave a checkpoint.
-        signal.signal(number, signal.SIG_IGN)
+        # Whoever ends the run ends its processes with a word over the connection, so that they leave a checkpoint. They are not ignored:
+        # what an environment starts would inherit that, and could not be ended.
+        signal.signal(number, lambda *_: None)
     with connection:
         try:
             while True:
                 trial = connection.recv()
                 assert isinstance(trial, int)
-                member = _Member(work, work.trials[trial - 1])
-                try:
-                    while True:
-                        connection.send(member.step())
-                        if not connection.recv():
-                            break
-                    member.write()
-                    member.ended_well()
-                finally:
-                    member.close()
+                _train(connection, work, work.trials[trial - 1])
                 connection.send(None)
+        except RunError as error:
+            with suppress(ConnectionError):
+                connection.send(Trouble(error.reason, error.message, isinstance(error, InputError)))
         except (EOFError, ConnectionError):
             return
+
+
+def _train(connection: "Connection[object, object]", work: Work, trial: Trial) -> None:
+    """Trains a trial until the answer is another than to go on.
+
+    Raises:
+        RunError: the storage failed, or it cannot be trained.
+        EOFError, ConnectionError: whoever answers is gone.
+    """
+    member = _Member(work, trial)
+    answer: object = None
+    try:
+        while answer in (None, "GoOn"):
+            connection.send(member.step())
+            answer = connection.recv()
+        member.write()
+    finally:
+        member.close(has_ended=answer == "End")
 
 
 class _Member:
@@ -341,19 +379,16 @@ class _Member:
                 write_checkpoint(self._checkpoints, RunState(self._curve, self._time_s), self._trainer.save)
             self._written = len(self._curve)
 
-    def ended_well(self) -> None:
-        """Notes that it did not break."""
-        if not self._has_diverged:
-            self._tracks.ended_well()
-
-    def close(self) -> None:
+    def close(self, *, has_ended: bool) -> None:
         """Ends the algorithm, and what is told of it.
 
         Raises:
             RetryableError: the storage failed.
         """
+        if has_ended and not self._has_diverged:
+            self._tracks.ended_well()
         try:
             with storage_faults():
-                self._tracks.close(LEAVING_S)
+                self._tracks.close(END_S if has_ended else LEAVING_S)
         finally:
             self._trainer.close()

@@ -65,6 +65,7 @@ def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
             _remove_whole(checkpoints / checkpoint, STATE_FILE)
         _remove_whole(runs / name / TENSORBOARD)
         remove_trials(runs / name)
+        _remove_whole(runs / name / TRIALS)
         for file in children(runs / name):
             if file not in (CHECKPOINTS, TENSORBOARD, TRIALS, RESULT_FILE):
                 remove_file(runs / name, file)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from app.checkpoints import STATE_FILE, RunState, restored_state
 from app.search import Trial
-from app.stop import Point, Stop
+from app.stop import RECENT_EPISODES, Point, Stop
 from app.storage import Place, children, read_json, remove, remove_file, write_aside
 
 TRIALS, CHECKPOINTS = "trials", "checkpoints"
@@ -79,15 +79,16 @@ class Outcome:
 
 
 def best(standings: Iterable[Standing]) -> Standing | None:
-    """The trial with the highest mean return of its latest episodes; of equal ones that with fewer environment steps. One that failed is
-    never the best, nor one that has not begun."""
+    """The trial with the highest mean return of its latest episodes; of equal ones that with fewer environment steps. One with too few
+    episodes is the best only where all have too few; one that failed never is, nor one that has not begun."""
     able = [standing for standing in standings if standing.state != "Failed" and standing.curve]
     return max(able, key=_rank, default=None)
 
 
-def _rank(standing: Standing) -> tuple[bool, float, int, int]:
-    mean = standing.episode_return_mean
-    return mean is not None, mean or 0.0, -standing.env_steps, -standing.trial.number
+def _rank(standing: Standing) -> tuple[bool, bool, float, int, int]:
+    mean, episodes = standing.episode_return_mean, sum(point.episodes for point in standing.curve)
+    # A mean of few episodes says little: those that succeed may be the first to end.
+    return episodes >= RECENT_EPISODES, mean is not None, mean or 0.0, -standing.env_steps, -standing.trial.number
 
 
 def place_of_trial(run: Place, number: int) -> Place:
@@ -138,7 +139,8 @@ def known_outcome(run: Place, trials: int) -> Outcome | None:
 def outcome_of(standings: Mapping[int, Standing], winner: Standing) -> Outcome:
     """The outcome of a search whose trials have all ended, or will not begin."""
     told = ((standing.state, standing.env_steps, _rounded(standing.episode_return_mean)) for standing in standings.values())
-    return Outcome(winner.trial.number, len(winner.curve), winner.stopped_by or "search", tuple(told))
+    stopped_by = winner.stopped_by or ("search" if winner.state == "Stopped" else "timeSeconds")
+    return Outcome(winner.trial.number, len(winner.curve), stopped_by, tuple(told))
 
 
 def remove_outcome(run: Place) -> None:

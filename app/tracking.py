@@ -175,7 +175,7 @@ def tracked(tracking: Tracking, place: Place, run: str, parameters: Mapping[str,
         yield tracks
     except BaseException as error:
         with suppress(OSError):  # what ended the block is what is told
-            tracks.close(LEAVING_S if isinstance(error, Terminated | SystemExit) else END_S)
+            tracks.close(LEAVING_S if isinstance(error, Terminated | SystemExit | KeyboardInterrupt) else END_S)
         raise
     with storage_faults():
         tracks.close(END_S)

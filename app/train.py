@@ -4,6 +4,7 @@ All input is checked before Ray starts, so a mistake costs a second and not a mi
 """
 
 import datetime
+import os
 import platform
 import sys
 import time
@@ -97,6 +98,9 @@ def run(argv: Sequence[str], report: Report) -> dict[str, Any]:
         published = _published_before(asked)
     if published is None:
         published = _trained_and_published(asked, report, leaving)
+    if asked.search:
+        with storage_faults():
+            remove_trials(asked.storage.run(asked.id), but=published["search"]["trial"])
     return _with_evaluation(asked, published)
 
 
@@ -202,8 +206,6 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         result = _published_search(asked, asked.search, report, leaving, attempt, weights)
     with storage_faults():
         write_aside(run / "result.json", canonical_json(result))
-        if asked.search:
-            remove_trials(run, but=result["search"]["trial"])
     return result
 
 
@@ -237,6 +239,8 @@ def _published_search(
     asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None
 ) -> dict[str, Any]:
     """Publishes the best trial, as it would have been published alone; an outcome that is known already is not searched for again."""
+    # Trials share a machine: a GPU would be one trial's, and RLlib asks a Ray for it.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     run = asked.storage.run(asked.id)
     with storage_faults():
         outcome = known_outcome(run, search.trials)
@@ -251,7 +255,8 @@ def _published_search(
             if state is None or len(state.curve) != outcome.iteration:
                 remove_outcome(run)
                 raise RetryableError(
-                    "CheckpointLost", f"the last checkpoint of the best trial ({trial.number}) is gone; it is trained again"
+                    "CheckpointLost",
+                    f"the last checkpoint of the best trial ({trial.number}) is gone; it is trained again where there is time left",
                 )
         published = _publication(won, trainer, state, outcome.stopped_by, attempt)
     finally:

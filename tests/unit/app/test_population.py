@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fakes.mlflow_server import mlflow_server
 
-from app.checkpoints import Attempts, known_attempts
+from app.checkpoints import Attempts, RunState, known_attempts, write_checkpoint
 from app.population import Step, TrialTracking, Watch, Work
 from app.search import drawn_trials, parsed_search
 from app.stop import Point, Stop
@@ -123,6 +123,19 @@ def test_a_wrong_search_is_refused_before_anything_starts(
     assert named in done.last["error"]["message"]
 
 
+def test_a_storage_that_fails_in_a_trial_fails_the_attempt_and_no_other_trial_is_published(
+    storage: Storage, trained: Callable[..., Any]
+) -> None:
+    in_the_way = storage.run("r1") / "trials" / "02" / "checkpoints"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    said = trained(storage, {"id": "CartPole-v1"}, *FLAGS)
+    assert (said.code, said.last["error"]["reason"]) == (1, "StorageUnavailable")
+    assert not (storage.run("r1") / "result.json").exists()
+    in_the_way.unlink()
+    assert trained(storage, {"id": "CartPole-v1"}, *FLAGS).last["result"]["attempts"] == 2
+
+
 def test_every_trial_begins_with_the_weights_of_a_warm_start(cartpole: Any, trained: Callable[..., Any]) -> None:
     start = json.dumps({"run": "r1", "digest": cartpole.said.last["result"]["digest"]})
     search = json.dumps({"trials": 2, "config": {"lr": {"values": [1e-12]}}})
@@ -182,6 +195,20 @@ def test_one_trial_that_fails_leaves_the_others(storage: Storage) -> None:
     assert told[-1] == {1: "Failed", 2: "Failed", 3: "Training"}
     # What diverged does so again; what broke is tried again.
     assert watch(storage, Stop(iterations=2))[0].waiting == [2, 3]
+
+
+def test_a_trial_that_lagged_when_its_process_was_killed_is_not_gone_on_with(storage: Storage) -> None:
+    def kept(number: int, mean: float) -> None:
+        curve = [Point(iteration, 256 * iteration, 20, 20 * mean, mean) for iteration in range(1, 6)]
+        place = storage.run("r1") / "trials" / f"{number:02d}" / "checkpoints"
+        write_checkpoint(place, RunState(curve, 5.0), lambda directory: directory.mkdir())
+
+    for number, mean in ((1, 90.0), (2, 80.0), (3, 10.0)):
+        kept(number, mean)
+    found, _ = watch(storage, Stop(iterations=12))
+    assert found.standings[3].state == "Stopped"
+    assert 3 not in found.waiting
+    assert watch(storage, Stop(iterations=12))[0].standings[3].state == "Stopped"
 
 
 def test_each_trial_has_its_share_of_the_time_that_is_left(storage: Storage) -> None:

@@ -223,6 +223,14 @@ def test_the_best_trial_is(standings: list[Standing], number: int | None) -> Non
     assert (found.trial.number if found else None) == number
 
 
+def test_a_mean_of_few_episodes_wins_against_nobody_who_has_more() -> None:
+    few, many = standing(1, mean=90.0), standing(2, mean=85.0)
+    few = replace(few, curve=tuple(replace(point, episodes=1) for point in few.curve))
+    many = replace(many, curve=tuple(replace(point, episodes=20) for point in many.curve))
+    assert best([few, many]) == many
+    assert best([few]) == few
+
+
 def kept(run: Path, number: int, iterations: int) -> None:
     """A checkpoint of a trial."""
 
@@ -261,6 +269,11 @@ def test_an_outcome_is_known_to_the_next_attempt(tmp_path: Path) -> None:
     assert known_outcome(tmp_path, 3) is None
     write_outcome(tmp_path, outcome)
     assert known_outcome(tmp_path, 3) == outcome
+
+
+def test_an_outcome_tells_what_ended_the_best_trial() -> None:
+    for state, stopped_by in (("Stopped", "search"), ("Pending", "timeSeconds")):
+        assert outcome_of({}, standing(1, state)).stopped_by == stopped_by
 
 
 def test_the_losers_go_and_the_best_stays(tmp_path: Path) -> None:

@@ -103,6 +103,14 @@ def test_what_a_checkpoint_is_written_of_is_in_the_storage_before_it(place: Plac
         assert scalars(place, RETURN) == expected(range(1, 3))
 
 
+def test_settings_are_told_also_where_the_last_iteration_was_a_checkpoint(place: Place) -> None:
+    with tracked(Tracking(tensor_board=True), place, "r1", PARAMETERS) as tracks:
+        told(tracks, range(1, 3))
+        tracks.keep()
+    tags = [value.tag for event in events(place) for value in event.summary.value]
+    assert tags.count("_hparams_/session_start_info") == 1
+
+
 def test_an_attempt_that_goes_on_from_a_checkpoint_takes_the_place_of_what_was_told_beyond_it(place: Place) -> None:
     for iterations in (range(1, 6), range(4, 8)):
         with tracked(Tracking(tensor_board=True), place, "r1", {}) as tracks:
