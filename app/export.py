@@ -13,6 +13,7 @@ import onnx
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
+from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.numpy import SMALL_NUMBER
 
@@ -128,7 +129,7 @@ class GreedyPolicy(torch.nn.Module):
         """From the leaves of the observation and the states to the leaves of the action, the distribution's inputs and the states."""
         seen = self._observations(tensors[: self._count])
         if not self._state_names:
-            inputs = self.module._forward({Columns.OBS: seen})[Columns.ACTION_DIST_INPUTS]
+            inputs = self._inputs({Columns.OBS: seen})
             return (*self._actions(inputs), inputs)
         states = zip(self._state_names, tensors[self._count :], strict=True)
         # RLlib has a dimension for time behind the batch of observations, and one for layers behind that of states.
@@ -137,6 +138,19 @@ class GreedyPolicy(torch.nn.Module):
         inputs = self.module.pi(encoded[ENCODER_OUT]).squeeze(1)
         states_out = (encoded[Columns.STATE_OUT][name].squeeze(1) for name in self._state_names)
         return (*self._actions(inputs), inputs, *states_out)
+
+
+    def _inputs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The inputs of the distribution of actions."""
+        head = self.module.pi
+        if not isinstance(head, TorchFreeLogStdMLPHead):
+            inputs: torch.Tensor = self.module._forward(batch)[Columns.ACTION_DIST_INPUTS]
+            return inputs
+        # RLlib's head repeats the deviation len(batch) times, which makes the size of the batch a constant of the graph.
+        mean = head.net(self.module.encoder(batch)[ENCODER_OUT][ACTOR])
+        limit = head.log_std_clip_param_const
+        log_std = torch.clamp(head.log_std, -limit, limit) if head.clip_log_std else head.log_std
+        return torch.cat([mean, log_std.expand_as(mean)], dim=1)
 
 
 def _actor_encoder(module: TorchRLModule) -> Any:

@@ -37,6 +37,7 @@ class Settings:
     fcnet_hiddens: tuple[int, ...] = (64, 64)
     fcnet_activation: str = "tanh"
     vf_share_layers: bool = False
+    free_log_std: bool = False
     observation_filter: str = "None"
     use_lstm: bool = False
     lstm_cell_size: int = 64  # RLlib's 256 is much beside hidden layers of 64
@@ -81,6 +82,7 @@ class Settings:
             "fcnet_hiddens": list(self.fcnet_hiddens),
             "fcnet_activation": self.fcnet_activation,
             "vf_share_layers": self.vf_share_layers,
+            **({"free_log_std": True} if self.free_log_std else {}),
             **(recurrent if self.use_lstm else {}),
         }
 
@@ -151,6 +153,7 @@ SETTINGS = {
     "fcnetHiddens": Setting("fcnet_hiddens", "a list of 1 to 8 integers from 1 to 4096", _widths),
     "fcnetActivation": Setting("fcnet_activation", f"one of {', '.join(ACTIVATIONS)}", _one_of(ACTIVATIONS)),
     "vfShareLayers": Setting("vf_share_layers", "true or false", _boolean),
+    "freeLogStd": Setting("free_log_std", "true or false", _boolean),
     "observationFilter": Setting("observation_filter", f"one of {', '.join(FILTERS)}", _one_of(FILTERS)),
     "useLstm": Setting("use_lstm", "true or false", _boolean),
     "lstmCellSize": Setting("lstm_cell_size", "an integer from 1 to 4096", _integer(1, 4096)),
@@ -183,4 +186,6 @@ def parsed_settings(config: Any) -> Settings:
     settings = Settings(**chosen)
     if settings.minibatch_size > settings.train_batch_size:
         raise InputError("InvalidConfig", f"{FIELD}.minibatchSize must be at most trainBatchSize ({settings.train_batch_size})")
+    if settings.free_log_std and settings.use_lstm:
+        raise InputError("InvalidConfig", f"{FIELD}.freeLogStd is not allowed beside useLstm: RLlib's head for it knows no sequences")
     return settings

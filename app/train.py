@@ -28,7 +28,7 @@ from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.search import Search, Trial, drawn_trials, parsed_search
 from app.settings import parsed_settings
-from app.spaces import Array
+from app.spaces import Array, Box
 from app.standing import (
     CHECKPOINTS,
     Outcome,
@@ -150,6 +150,9 @@ def parsed_run(argv: Sequence[str]) -> Run:
     environment = parsed_environment(parsed_json("--environment", arguments.environment), arguments.entry_point_prefix)
     check_config(environment)
     observation, action, units = checked_interface(environment)
+    for chosen in (settings, *(trial.settings for trial in trials)):
+        if chosen.free_log_std and not isinstance(action, Box):
+            raise InputError("InvalidConfig", "spec.training.config.freeLogStd needs an action that is a Box: others have no deviation")
     task = TrainingTask(environment, Encoding(observation, action), settings, arguments.workers, arguments.seed)
     warm_start = parsed_warm_start(parsed_json("--warm-start", arguments.warm_start))
     return Run(

@@ -286,7 +286,15 @@ BEYOND += [
 ]
 BEYOND += [("numEnvs", 0), ("trainBatchSize", 10_000_001), ("minibatchSize", 0), ("fcnetHiddens", []), ("fcnetHiddens", [0])]
 BEYOND += [("fcnetHiddens", [8] * 9), ("fcnetHiddens", [4097]), ("fcnetActivation", "step"), ("useKlLoss", 1), ("vfShareLayers", "yes")]
-BEYOND += [("observationFilter", "Max"), ("useLstm", 1), ("lstmCellSize", 0), ("lstmCellSize", 4097), ("maxSeqLen", 0), ("maxSeqLen", 1001)]
+BEYOND += [
+    ("freeLogStd", "yes"),
+    ("observationFilter", "Max"),
+    ("useLstm", 1),
+    ("lstmCellSize", 0),
+    ("lstmCellSize", 4097),
+    ("maxSeqLen", 0),
+    ("maxSeqLen", 1001),
+]
 BEYOND += [("lr", "0.1"), ("numEpochs", 1.5), ("fcnetHiddens", 64), ("other", 1)]
 
 

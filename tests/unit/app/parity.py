@@ -43,6 +43,7 @@ WORLDS = {
         {"entryPoint": "worlds:Screen"}, {**RECURRENT, "observationFilter": "MeanStd", "vfShareLayers": True}
     ),
     "filtered observations of a worker": World({"entryPoint": "worlds:Offset"}, {"observationFilter": "MeanStd"}, workers=1),
+    "a deviation that is learnt by itself": World({"entryPoint": "worlds:Offset"}, {"freeLogStd": True}),
     "images in the wrong scale": World({"entryPoint": "worlds:Screen"}),
 }
 

@@ -45,6 +45,7 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
         ("observationFilter", None),
         ("observationFilter", "meanStd"),
         ("useLstm", "no"),
+        ("freeLogStd", 1),
         ("lstmCellSize", 0),
         ("maxSeqLen", 1.5),
         ("lrEnd", -0.1),
@@ -62,6 +63,13 @@ def test_the_settings_of_an_lstm_enter_the_model_only_where_one_is_asked_for() -
     assert "lstm_cell_size" not in parsed_settings({"lstmCellSize": 8}).model_config()
     model = parsed_settings({"useLstm": True, "lstmCellSize": 8}).model_config()
     assert (model["use_lstm"], model["lstm_cell_size"], model["max_seq_len"]) == (True, 8, 20)
+
+
+def test_a_deviation_of_its_own_enters_the_model_only_where_it_is_asked_for_and_not_beside_an_lstm() -> None:
+    assert "free_log_std" not in parsed_settings({"freeLogStd": False}).model_config()
+    assert parsed_settings({"freeLogStd": True}).model_config()["free_log_std"] is True
+    with pytest.raises(InputError, match=r"spec\.training\.config\.freeLogStd is not allowed beside useLstm"):
+        parsed_settings({"freeLogStd": True, "useLstm": True})
 
 
 def test_a_setting_with_an_end_goes_there_in_a_straight_line_and_the_others_stay() -> None:
