@@ -23,7 +23,7 @@ from benchmarks.train.report import Row, merged, plot, table
 
 ROOT = Path(__file__).parents[2]
 LEARNERS = Path(__file__).parent / "learners"
-SB3 = ("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.2.2", "box2d==2.3.10")
+SB3 = ("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.2.2", "box2d==2.3.10", "pygame==2.6.1")
 SAMPLED_EVERY_S = 0.2
 
 

@@ -94,6 +94,8 @@ def failures(played: list[Episode]) -> list[str]:
 
 
 def changed(namespace: Namespace, seed: int, rollout: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    """Edits the PolicyModel that tests share. A rollout that one of them aborts is not tried again with the same `spec.rollout`: each that
+    does so has one of its own."""
     document = example(namespace)
     document["spec"]["training"]["seed"] = seed
     document["spec"] |= {**({"rollout": rollout} if rollout else {}), **spec}

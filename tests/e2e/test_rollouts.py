@@ -52,7 +52,7 @@ def test_a_canary_answers_its_share_of_the_sessions_and_each_session_keeps_its_p
 def test_an_abort_brings_the_old_policy_back_at_once(cartpole: Namespace) -> None:
     before = status(cartpole)["serving"]["digest"]
     with sessions(cartpole, 8, at_rest) as played:
-        changed(cartpole, 1, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 600}]})
+        changed(cartpole, 1, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 602}]})
         held(cartpole, 1)
         assert cartpole.condition("cartpole", "Available")["status"] == "True"
         request(cartpole, "abort")
@@ -86,7 +86,7 @@ def test_ten_rollouts_in_a_row_and_an_abort_under_load(cartpole: Namespace) -> N
             else:
                 took.append((rollout["strategy"], round(wait_for_replicas(cartpole, digests[seed]) - began, 2)))
             cartpole.wait_condition("cartpole", "Ready", "True", timeout_s=120)
-        changed(cartpole, 0, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 600}]})
+        changed(cartpole, 0, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 603}]})
         held(cartpole, 1)
         request(cartpole, "abort")
         began = time.time()

@@ -55,7 +55,7 @@ def test_logs_follow_a_training_and_who_asked_for_it_is_on_record(namespace: Nam
 
 def test_a_candidate_is_promoted_undone_and_unpinned_by_verbs(cartpole: Namespace) -> None:
     before = status(cartpole)["serving"]
-    changed(cartpole, 1, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 600}]})
+    changed(cartpole, 1, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 601}]})
     held(cartpole, 1)
     policymodel(cartpole, "promote", "--wait", "--timeout", "60s")
     promoted = over(cartpole, "Promoted")
