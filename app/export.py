@@ -139,7 +139,6 @@ class GreedyPolicy(torch.nn.Module):
         states_out = (encoded[Columns.STATE_OUT][name].squeeze(1) for name in self._state_names)
         return (*self._actions(inputs), inputs, *states_out)
 
-
     def _inputs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The inputs of the distribution of actions."""
         head = self.module.pi
