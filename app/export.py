@@ -21,12 +21,12 @@ from app.bundle import Bundle
 from app.distributions import categories, first_action, inputs_size
 from app.encoding import BRIGHTEST, Encoding, one_hot
 from app.errors import RunError
+from app.filter import FILTER_CLIP
 from app.policy import Decision, Policy, disagreements, tensor_names
 from app.recording import ObservationFilter, Recording
 from app.spaces import Arrays, Box, Discrete, Leaf, MultiDiscrete, as_json, described_space, leaves
 
 OPSET = 20
-FILTER_CLIP = 10.0
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -60,13 +60,13 @@ class Work:
 
     Attributes:
         run: the directory of the run.
-        task: of the run; a trial's is that with its own settings and seed.
+        tasks: what each trial trains, in their order.
         stop: the criteria of the run; its time is that of the whole search.
         weights: what every trial begins with, if anything.
     """
 
     run: Place
-    task: TrainingTask
+    tasks: tuple[TrainingTask, ...]
     search: Search
     trials: tuple[Trial, ...]
     stop: Stop
@@ -74,14 +74,10 @@ class Work:
     tracking: TrialTracking
     weights: Mapping[str, Array] | None = None
 
-    def task_of(self, trial: Trial) -> TrainingTask:
-        """What a trial trains."""
-        return replace(self.task, settings=trial.settings, seed=trial.seed)
-
     @property
     def trial_stop(self) -> Stop:
         """The criteria that a trial is held against; how much time it may take is for the search to say."""
-        return replace(self.stop, time_s=None)
+        return self.stop.without_time
 
 
 @dataclass(frozen=True)
@@ -346,7 +342,7 @@ class _Member:
     def __init__(self, work: Work, trial: Trial) -> None:
         self._stop, self._checkpoint_every = work.trial_stop, work.checkpoint_every
         self._checkpoints = place_of_trial(work.run, trial.number) / CHECKPOINTS
-        self._trainer = Trainer(work.task_of(trial))
+        self._trainer = Trainer(work.tasks[trial.number - 1])
         if work.weights:
             self._trainer.begin_with(work.weights)
         with storage_faults():

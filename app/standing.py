@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from app.checkpoints import STATE_FILE, RunState, restored_state
 from app.search import Trial
-from app.stop import RECENT_EPISODES, Point, Stop
+from app.stop import RECENT_EPISODES, Point, Stop, progress_line
 from app.storage import Place, children, read_json, remove, remove_file, write_aside
 
 TRIALS, CHECKPOINTS = "trials", "checkpoints"
@@ -176,20 +176,13 @@ def progress_of(standings: Mapping[int, Standing], stop: Stop, time_s: float) ->
     first = best(standings.values())
     if first is None:
         return None
-    of_trial = replace(stop, time_s=None)
-    shares = [100.0 if one.has_ended else of_trial.progress_percent(one.curve, one.time_s) for one in standings.values()]
+    shares = [100.0 if one.has_ended else stop.without_time.progress_percent(one.curve, one.time_s) for one in standings.values()]
     percent = sum(shares) / len(shares)
     if stop.time_s:
         percent = min(100.0, max(percent, 100 * time_s / stop.time_s))
-    last = first.curve[-1]
+    steps_per_s = sum(one.steps_per_s for one in standings.values() if one.state == "Training")
     return {
-        "iteration": last.iteration,
-        "envSteps": last.env_steps,
-        "episodeReturnMean": last.episode_return_mean,
-        "episodeReturnStd": last.episode_return_std,
-        "progressPercent": round(percent, 1),
-        "stepsPerSecond": round(sum(one.steps_per_s for one in standings.values() if one.state == "Training"), 1),
-        "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,
+        **progress_line(first.curve[-1], percent, time_s, steps_per_s),
         "search": {"best": first.trial.number, "trials": [_told(one) for one in standings.values()]},
     }
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.errors import InputError
@@ -35,6 +35,25 @@ class Point:
     episode_return_mean: float | None
     return_square_sum: float = 0.0
     episode_return_std: float | None = None
+
+
+def progress_line(last: Point, percent: float, time_s: float, steps_per_s: float) -> dict[str, Any]:
+    """How far a training is, as its log tells it.
+
+    Args:
+        last: its newest point.
+        percent: the share that is behind, from 0 to 100.
+        time_s: seconds spent on it, over all attempts.
+    """
+    return {
+        "iteration": last.iteration,
+        "envSteps": last.env_steps,
+        "episodeReturnMean": last.episode_return_mean,
+        "episodeReturnStd": last.episode_return_std,
+        "progressPercent": round(percent, 1),
+        "stepsPerSecond": round(steps_per_s, 1),
+        "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,
+    }
 
 
 def next_point(curve: Sequence[Point], env_steps: int, episodes: int, return_sum: float, return_square_sum: float = 0.0) -> Point:
@@ -80,6 +99,11 @@ class Stop:
         return 100 * min(
             1.0, max(share for name, share in self._shares(curve, time_s).items() if name != "plateauIterations" or share >= 1)
         )
+
+    @property
+    def without_time(self) -> "Stop":
+        """The other criteria alone."""
+        return replace(self, time_s=None)
 
     def _shares(self, curve: Sequence[Point], time_s: float) -> dict[str, float]:
         """How much of each criterion is behind; from 1 on it is met."""

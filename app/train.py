@@ -42,7 +42,7 @@ from app.standing import (
     remove_trials,
     write_outcome,
 )
-from app.stop import Point, Stop, parsed_stop
+from app.stop import Stop, parsed_stop, progress_line
 from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
 from app.tracking import Tracking, Tracks, parsed_tracking, tracked
 from app.trainer import Trainer, TrainingTask
@@ -217,8 +217,7 @@ def _weights(asked: Run) -> dict[str, Array] | None:
     if asked.warm_start is None:
         return None
     tasks = [asked.of_trial(trial).task for trial in asked.trials] or [asked.task]
-    # The weights are those of one revision: the last look is as good as any.
-    return [warm_weights(asked.storage, asked.warm_start, task) for task in tasks][-1]
+    return warm_weights(asked.storage, asked.warm_start, tasks)
 
 
 def _published_training(
@@ -279,8 +278,9 @@ def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, atte
     from app.population import TrialTracking, Work, trained_population
 
     run = asked.storage.run(asked.id)
-    tracking = TrialTracking(asked.tracking, asked.id, tuple(_parameters(asked.of_trial(trial).task) for trial in asked.trials))
-    work = Work(run, asked.task, search, asked.trials, asked.stop, asked.checkpoint_every, tracking, weights)
+    tasks = tuple(asked.of_trial(trial).task for trial in asked.trials)
+    tracking = TrialTracking(asked.tracking, asked.id, tuple(_parameters(task) for task in tasks))
+    work = Work(run, tasks, search, asked.trials, asked.stop, asked.checkpoint_every, tracking, weights)
     noted_s = attempt.time_s
 
     def tell(standings: Mapping[int, Standing], time_s: float) -> None:
@@ -347,7 +347,8 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
             curve.append(iterated(trainer, curve, tracks.told))
             now = time.monotonic()
             before = curve[-2].env_steps if len(curve) > 1 else 0
-            report.progress(_progress(asked.stop, curve, now - began, (curve[-1].env_steps - before) / (now - iteration_began)))
+            steps_per_s = (curve[-1].env_steps - before) / (now - iteration_began)
+            report.progress(progress_line(curve[-1], asked.stop.progress_percent(curve, now - began), now - began, steps_per_s))
             is_due = curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():
                 if is_due or leaving.is_asked:
@@ -359,20 +360,6 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
         if leaving.is_asked:
             raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
     return RunState(curve, time.monotonic() - began), stopped_by
-
-
-def _progress(stop: Stop, curve: list[Point], time_s: float, steps_per_s: float) -> dict[str, Any]:
-    percent = stop.progress_percent(curve, time_s)
-    last = curve[-1]
-    return {
-        "iteration": last.iteration,
-        "envSteps": last.env_steps,
-        "episodeReturnMean": last.episode_return_mean,
-        "episodeReturnStd": last.episode_return_std,
-        "progressPercent": round(percent, 1),
-        "stepsPerSecond": round(steps_per_s, 1),
-        "etaSeconds": round(time_s * (100 - percent) / percent, 1) if percent > 0 else None,
-    }
 
 
 def _published(asked: Run, trainer: Trainer, state: RunState) -> str:

@@ -4,7 +4,7 @@ Weights lie beside the run that made them (`runs/<run>/weights.npz`), because a 
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -53,8 +53,8 @@ def write_weights(storage: Storage, run: str, weights: Mapping[str, Array]) -> N
     write_aside(storage.run(run) / WEIGHTS_FILE, file.getvalue())
 
 
-def warm_weights(storage: Storage, start: WarmStart, task: TrainingTask) -> dict[str, Array]:
-    """What a published run has learnt, if a training as this task asks for can go on from it.
+def warm_weights(storage: Storage, start: WarmStart, tasks: Sequence[TrainingTask]) -> dict[str, Array]:
+    """What a published run has learnt, if every training that these tasks ask for can go on from it.
 
     Raises:
         InputError: WarmStartImpossible: what differs, or that it is not there any more.
@@ -64,6 +64,19 @@ def warm_weights(storage: Storage, start: WarmStart, task: TrainingTask) -> dict
         manifest = read_bundle(storage.bundles() / start.digest.removeprefix("sha256:"), start.digest).manifest
     except BundleRefused as refused:
         raise _impossible(f"the bundle {start.digest} is not usable: {refused.message}") from refused
+    for task in tasks:
+        _check(task, manifest)
+    content = read_bytes(storage.run(start.run) / WEIGHTS_FILE)
+    if content is None:
+        raise _impossible("the weights of that revision are not kept, because an older version trained it")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, BadZipFile) as error:
+        raise _impossible("the weights of that revision cannot be read") from error
+
+
+def _check(task: TrainingTask, manifest: Mapping[str, Any]) -> None:
     encoding = task.encoding
     for role, space in (("observation", encoding.observation_space), ("action", encoding.action_space)):
         if manifest[f"{role}Space"] != described_space(space):
@@ -73,14 +86,6 @@ def warm_weights(storage: Storage, start: WarmStart, task: TrainingTask) -> dict
     for name, value in (UNSAID | task.model_config() | {"observation_filter": filters}).items():
         if made_with.get(name) != value:
             raise _impossible(f"spec.training.config: {name} is {value} here and {made_with.get(name)} in that revision")
-    content = read_bytes(storage.run(start.run) / WEIGHTS_FILE)
-    if content is None:
-        raise _impossible("the weights of that revision are not kept, because an older version trained it")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, BadZipFile) as error:
-        raise _impossible("the weights of that revision cannot be read") from error
 
 
 def _impossible(why: str) -> InputError:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes.mlflow_server import mlflow_server
+from unit.app.attempts import Attempt
 
 from app.checkpoints import Attempts, RunState, known_attempts, write_checkpoint
 from app.population import Step, TrialTracking, Watch, Work
@@ -23,7 +20,6 @@ from app.stop import Point, Stop
 from app.storage import Storage, file_uri, open_storage
 from app.tracking import Tracking
 
-REPOSITORY = Path(__file__).parents[3]
 SIZES = {"trainBatchSize": 256, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
 SEARCH = {"trials": 3, "config": {"lr": {"min": 0.0001, "max": 0.01, "scale": "Log"}, "fcnetHiddens": {"values": [[16], [32, 32]]}}}
 FLAGS = ("--search", json.dumps(SEARCH), "--stop", '{"iterations": 12}', "--checkpoint-every", "5")
@@ -177,7 +173,7 @@ def watch(storage: Storage, stop: Stop, time_s: float = 0.0, **more: Any) -> tup
     assert search is not None
     told: list[Any] = []
     nowhere = TrialTracking(Tracking(), "r1", ())
-    work = Work(storage.run("r1"), None, search, drawn_trials(search, SIZES, 0), stop, 10, nowhere)  # type: ignore[arg-type]
+    work = Work(storage.run("r1"), (), search, drawn_trials(search, SIZES, 0), stop, 10, nowhere)
     return Watch(work, time_s, lambda all_, _: told.append({number: one.state for number, one in all_.items()})), told
 
 
@@ -231,52 +227,21 @@ def test_trials_that_run_at_once_share_the_time(storage: Storage) -> None:
     assert found.goes_on(3, step(1, 9.0))
 
 
-class Attempt:
-    """`python -m app.train` with a search, in a session of its own."""
-
-    def __init__(self, storage: Storage, *more: str) -> None:
-        flags = ["--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--config", json.dumps(SIZES)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "app.train", *flags, *FLAGS, *more],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[dict[str, Any]] = []
-
-    def read_to(self, trial: int, env_steps: int) -> None:
-        """Reads what it says until a trial has done so many steps."""
-        while self._read() and ("progress" not in self.lines[-1] or standings(self.lines[-1])[trial]["envSteps"] < env_steps):
-            pass
-
-    def ended(self, number: int | None = None) -> int:
-        """Sends its session a signal, if any; gives the exit code."""
-        if number is not None:
-            os.killpg(self._process.pid, number)
-        with self._process:
-            while self._read():
-                pass
-        return self._process.wait(60)
-
-    def _read(self) -> bool:
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
-        if line.endswith("\n"):
-            self.lines.append(json.loads(line))
-        return line.endswith("\n")
+def read_to(attempt: Attempt, trial: int, env_steps: int) -> None:
+    """Reads what it says until a trial has done so many steps."""
+    while attempt.hears() and ("progress" not in attempt.lines[-1] or standings(attempt.lines[-1])[trial]["envSteps"] < env_steps):
+        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
 def test_a_search_that_is_ended_in_a_trial_goes_on_there(storage: Storage, searched: tuple[Storage, Any], number: int) -> None:
     result = searched[1].last["result"]
     resumed = next(index for index, (_, steps, _) in enumerate(result["search"]["trials"], start=1) if index > 1 and steps > 7 * 256)
-    first = Attempt(storage)
-    first.read_to(resumed, 7 * 256)
+    first = Attempt(storage, SIZES, *FLAGS)
+    read_to(first, resumed, 7 * 256)
     assert first.ended(number) == (-9 if number == signal.SIGKILL else 128 + 15)
     done = standings([line for line in first.lines if "progress" in line][-1])
-    second = Attempt(storage)
+    second = Attempt(storage, SIZES, *FLAGS)
     assert second.ended() == 0
     after = standings(second.lines[0])
     assert after[1] == done[1]

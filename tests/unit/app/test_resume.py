@@ -1,22 +1,19 @@
 """A run that is killed goes on from its last checkpoint."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.app.attempts import Attempt
 
 from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.stop import next_point
 from app.storage import Storage
 
-REPOSITORY = Path(__file__).parents[3]
 ITERATIONS, CHECKPOINT_EVERY, BATCH = 40, 5, 256
 
 
@@ -128,45 +125,13 @@ def test_attempts_are_counted_and_their_time_is_known_to_the_next(tmp_path: Path
     assert known_attempts(tmp_path) == Attempts(0, 0.0)
 
 
-class Attempt:
-    """`python -m app.train` in a group of its own, that can be killed at an iteration."""
+SETTINGS = {"trainBatchSize": BATCH, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
 
-    def __init__(self, storage: Storage, *more: str) -> None:
-        flags = ["--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--checkpoint-every", "5"]
-        config = json.dumps({"trainBatchSize": BATCH, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4})
-        command = [sys.executable, "-m", "app.train", *flags, "--config", config, *more]
-        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        self._process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.lines: list[dict[str, Any]] = []
 
-    def read_to(self, iteration: int) -> None:
-        """Reads what it says up to an iteration."""
-        while self._read() and self.lines[-1]["progress"]["iteration"] < iteration:
-            pass
-
-    def killed(self, number: int) -> int:
-        """Sends a signal and gives the exit code, with all that it said until then read."""
-        self._process.send_signal(number)
-        return self.ended()
-
-    def ended(self) -> int:
-        """The exit code, once it ends."""
-        with self._process:
-            while self._read():
-                pass
-        return self._process.wait(60)
-
-    def _read(self) -> bool:
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
-        if line.endswith("\n"):
-            self.lines.append(json.loads(line))
-        return line.endswith("\n")
-
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        return [line["progress"] for line in self.lines if "progress" in line]
+def read_to(attempt: Attempt, iteration: int) -> None:
+    """Reads what it says up to an iteration."""
+    while attempt.hears() and attempt.lines[-1]["progress"]["iteration"] < iteration:
+        pass
 
 
 @pytest.mark.full
@@ -175,17 +140,17 @@ def test_a_run_that_is_killed_three_times_ends_as_one(storage: Storage, number: 
     stop = ("--stop", json.dumps({"iterations": ITERATIONS}))
     done = 0
     for at in (0.30, 0.60, 0.95):
-        attempt = Attempt(storage, *stop)
-        attempt.read_to(round(at * ITERATIONS))
+        attempt = Attempt(storage, SETTINGS, *stop)
+        read_to(attempt, round(at * ITERATIONS))
         began = time.monotonic()
-        code = attempt.killed(number)
+        code = attempt.ended(number)
         assert (code, time.monotonic() - began < 30) == (-9 if number == signal.SIGKILL else 128 + 15, True)
         lost = done - (attempt.points[0]["iteration"] - 1)
         # Ended with a word nothing is lost; killed, at most what came after the last checkpoint, and a checkpoint that was being written.
         assert 0 <= lost <= (0 if number == signal.SIGTERM else CHECKPOINT_EVERY)
         assert [point["iteration"] for point in attempt.points] == list(range(done - lost + 1, done - lost + 1 + len(attempt.points)))
         done = attempt.points[-1]["iteration"]
-    last = Attempt(storage, *stop)
+    last = Attempt(storage, SETTINGS, *stop)
     assert last.ended() == 0
     result = last.lines[-1]["result"]
     assert (result["iteration"], result["attempts"]) == (ITERATIONS, 4)
@@ -200,13 +165,13 @@ def test_a_run_that_is_killed_three_times_ends_as_one(storage: Storage, number: 
 @pytest.mark.full
 def test_the_time_of_all_attempts_counts(storage: Storage) -> None:
     stop = ("--stop", '{"timeSeconds": 8}')
-    attempt = Attempt(storage, *stop)
-    attempt.read_to(20)
-    assert attempt.killed(signal.SIGTERM) == 128 + 15
+    attempt = Attempt(storage, SETTINGS, *stop)
+    read_to(attempt, 20)
+    assert attempt.ended(signal.SIGTERM) == 128 + 15
     spent_s = known_attempts(storage.run("r1")).time_s
-    last = Attempt(storage, *stop)
+    last = Attempt(storage, SETTINGS, *stop)
     began = 0.0
-    last.read_to(1)
+    read_to(last, 1)
     began = time.monotonic()
     assert last.ended() == 0
     assert 0 < spent_s < 8
