@@ -392,7 +392,7 @@ def test_a_progress_line_of_the_app_is_progress_to_the_controller():
     curve.append(stop.next_point(curve, 2048, 2, 122.4))
     criteria = stop.parsed_stop({"envSteps": 20480})
     for length in (1, 2):
-        told = train._progress(criteria, curve[:length], 10.0, 300.0)
+        told = stop.progress_line(curve[length - 1], criteria.progress_percent(curve[:length], 10.0), 10.0, 300.0)
         found = observation.last_progress("noise\n" + spoken(lambda said, told=told: said.progress(told)))
         assert (found.iteration, found.env_steps, found.episode_return_mean) == (
             length,
