@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from app.body import Message, Receive, Scope
+from app.serving.body import Message, Receive, Scope
 
 IMPORT_PATH = "app.door:middlewares"
 Send = Callable[[Message], Awaitable[None]]

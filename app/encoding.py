@@ -3,7 +3,7 @@
 RLlib sees one array of float32: an image for its CNN where the observation is one, else everything flat, one part after another in the
 order of `app.spaces.leaves`. A Box is flattened, a Discrete is one-hot, MultiDiscrete one-hot for each element, as
 `gymnasium.spaces.utils.flatten` has it. Its actions begin at 0, have one dimension, and are a flat Tuple where there are several leaves.
-`app.export` builds the same into the graph.
+`app.training.export` builds the same into the graph.
 """
 
 from dataclasses import dataclass

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.bundle import DIGEST, MANIFEST_FILE
-from app.checkpoints import STATE_FILE
 from app.errors import InputError
 from app.report import ArgumentParser, Report, reported_run
-from app.standing import CHECKPOINTS, TRIALS, remove_trials
 from app.storage import Place, Storage, children, open_storage, read_json, remove, remove_file, storage_faults
-from app.tracking import TENSORBOARD
+from app.training.checkpoints import STATE_FILE
+from app.training.standing import CHECKPOINTS, TRIALS, remove_trials
+from app.training.tracking import TENSORBOARD
 
 RESULT_FILE = "result.json"
 

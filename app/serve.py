@@ -13,14 +13,14 @@ def build(args: dict[str, Any]) -> "Application":
     Args:
         args: of `serveConfigV2`; none are known yet. What a policy is comes by `user_config`, which changes without a restart.
     """
-    from app.deployment import application
+    from app.serving.deployment import application
 
     return application()
 
 
 def main() -> int:
     """Entry point of `python -m app.serve`; gives the exit code."""
-    from app.local_serve import main as local_main  # sets what Ray reads from the environment before it imports Ray
+    from app.serving.local_serve import main as local_main  # sets what Ray reads from the environment before it imports Ray
 
     return local_main(sys.argv[1:])
 

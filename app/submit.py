@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 
 from app.errors import InputError, RetryableError, RunError
-from app.leaving import Leaving
 from app.report import Report, reported_run
+from app.training.leaving import Leaving
 
 LOOK_S = 2.0
 ANSWER = aiohttp.ClientTimeout(total=10)

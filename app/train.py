@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 
 from app.bundle import MANIFEST_FILE, BundleRefused, canonical_json, digest_of, published_bundle, read_bundle
-from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.encoding import Encoding
-from app.environment_check import check_config, check_environment
 from app.environments import checked_interface, parsed_environment
 from app.errors import InputError, RetryableError
 from app.evaluate import EvaluationRequest, evaluated, parsed_request
-from app.iterating import DIVERGED, iterated
-from app.leaving import Leaving, Terminated
-from app.recording import Recording
 from app.report import ArgumentParser, Report, parsed_json, reported_run
-from app.search import Search, Trial, drawn_trials, parsed_search
-from app.settings import parsed_settings
 from app.spaces import Array, Box
-from app.standing import (
+from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
+from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.training.environment_check import check_config, check_environment
+from app.training.iterating import DIVERGED, iterated
+from app.training.leaving import Leaving, Terminated
+from app.training.recording import Recording
+from app.training.search import Search, Trial, drawn_trials, parsed_search
+from app.training.settings import parsed_settings
+from app.training.standing import (
     CHECKPOINTS,
     Outcome,
     Standing,
@@ -42,11 +43,10 @@ from app.standing import (
     remove_trials,
     write_outcome,
 )
-from app.stop import Stop, parsed_stop, progress_line
-from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
-from app.tracking import Tracking, Tracks, parsed_tracking, tracked
-from app.trainer import Trainer, TrainingTask
-from app.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
+from app.training.stop import Stop, parsed_stop, progress_line
+from app.training.tracking import Tracking, Tracks, parsed_tracking, tracked
+from app.training.trainer import Trainer, TrainingTask
+from app.training.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
 
 GOLDEN_OBSERVATIONS = 64
 # So that the numbers of large observations stay below half a megabyte of manifest.
@@ -177,9 +177,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--storage", required=True, metavar="URI", help="file:///<path> or s3://<bucket>/<path>, of one PolicyModel")
     parser.add_argument("--run", required=True, metavar="ID")
     parser.add_argument("--environment", required=True, metavar="JSON")
-    parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/settings.py")
+    parser.add_argument("--config", default="{}", metavar="JSON", help="PPO settings; see app/training/settings.py")
     parser.add_argument(
-        "--search", default="null", metavar="JSON", help="trains several policies and publishes the best; see app/search.py"
+        "--search", default="null", metavar="JSON", help="trains several policies and publishes the best; see app/training/search.py"
     )
     parser.add_argument("--stop", required=True, metavar="JSON", help="criteria of which any one ends the training")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="env runners in processes of their own (default 0)")
@@ -275,7 +275,7 @@ def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, atte
         RetryableError: no trial is left, or the storage failed.
         Terminated: the process was asked to end; there is a checkpoint of all that was done.
     """
-    from app.population import TrialTracking, Work, trained_population
+    from app.training.population import TrialTracking, Work, trained_population
 
     run = asked.storage.run(asked.id)
     tasks = tuple(asked.of_trial(trial).task for trial in asked.trials)
@@ -364,7 +364,7 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
 
 def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
     """Exports the policy, proves it equal to the trainer's, and publishes it; gives the digest."""
-    from app.export import described_policy, exported_model, golden_record, proven_policy
+    from app.training.export import described_policy, exported_model, golden_record, proven_policy
 
     encoding, module = asked.task.encoding, trainer.module()
     recording = trainer.recording(PARITY_OBSERVATIONS)

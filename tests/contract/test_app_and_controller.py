@@ -17,25 +17,11 @@ import pytest
 import yaml
 from fakes.world import document
 
-from app import (
-    asgi,
-    evaluate,
-    objects,
-    prune,
-    replica,
-    report,
-    search,
-    settings,
-    standing,
-    stop,
-    storage,
-    submit,
-    tracking,
-    train,
-    warm,
-)
+from app import evaluate, objects, prune, report, storage, submit, train
 from app.environments import Environment
 from app.errors import InputError
+from app.serving import asgi, replica
+from app.training import search, settings, standing, stop, tracking, warm
 from controller import names, observation, resources, schema
 from controller.model import (
     Against,

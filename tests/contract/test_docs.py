@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app import acting, description, meter, problem
+from app.serving import acting, description, meter, problem
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,7 @@ import uvicorn
 from fakes.policies import Desk, nested, plain, recurrent
 from tritonclient.utils import InferenceServerException
 
-from app.asgi import PolicyApp
+from app.serving.asgi import PolicyApp
 
 
 @contextmanager

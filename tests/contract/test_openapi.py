@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from app.asgi import PolicyApp
+from app.serving.asgi import PolicyApp
 
 ROUTE = "/route"
 EXAMPLES = 60

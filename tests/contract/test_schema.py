@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app import search as app_search
-from app import settings as app_settings
+from app.training import search as app_search
+from app.training import settings as app_settings
 from controller import names, schema
 
 EXAMPLE = (schema.CRD_PATH.parent / "examples" / "policymodel.yaml").read_text()

@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from app.acting import Serving
-from app.asgi import Manners
 from app.bundle import Bundle, published_bundle
-from app.meter import Meter
 from app.policy import Policy
-from app.rewards import Report, Rewards
+from app.serving.acting import Serving
+from app.serving.asgi import Manners
+from app.serving.meter import Meter
+from app.serving.rewards import Report, Rewards
 from app.storage import Storage
 
 BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": [-4.8, None, -0.5, None], "high": [4.8, None, 0.5, None]}

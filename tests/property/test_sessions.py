@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.client_wire import Episode
-from app.replica import PolicyHolder
+from app.serving.replica import PolicyHolder
 from app.storage import Storage, file_uri, open_storage
 
 SESSIONS = 4

@@ -6,8 +6,8 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from app.asgi import PolicyApp
-from app.replica import PolicyHolder
+from app.serving.asgi import PolicyApp
+from app.serving.replica import PolicyHolder
 
 
 async def app(uri: str, digest: str) -> PolicyApp:

@@ -8,7 +8,7 @@ import sys
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from app.settings import Settings
+from app.training.settings import Settings
 
 
 def main(directory: str, temp_dir: str) -> None:

@@ -9,8 +9,8 @@ from solved import Solved, Watch, environment, seed
 
 from app.encoding import Encoding
 from app.environments import checked_interface, parsed_environment
-from app.settings import parsed_settings
-from app.trainer import Trainer, TrainingTask
+from app.training.settings import parsed_settings
+from app.training.trainer import Trainer, TrainingTask
 
 EXAMPLES = {"CartPole-v1": "policymodel.yaml", "Acrobot-v1": "acrobot.yaml", "LunarLander-v3": "lunarlander.yaml"}
 

@@ -50,7 +50,8 @@ WORLDS = {
 
 def trained(storage: str, name: str) -> dict[str, Any]:
     """What a training of the world says at its end."""
-    from app import export, train  # the tests import WORLDS alone, without torch
+    from app import train  # the tests import WORLDS alone, without torch
+    from app.training import export
 
     world = WORLDS[name]
     config = {"trainBatchSize": 128, "minibatchSize": 64, "numEpochs": 1, "numEnvs": 4, **world.config}
@@ -78,7 +79,7 @@ def one_ray() -> Iterator[None]:
     """One Ray for all trainings: to start it takes longer than everything else in one so small."""
     import ray
 
-    from app import trainer
+    from app.training import trainer
 
     directory = trainer.ray_temp_dir()
     trainer.start_ray(directory, workers=1)

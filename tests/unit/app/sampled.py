@@ -23,11 +23,11 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from app.encoding import Encoding
 from app.environments import Environment, spaces_of
-from app.filter import begin_with, known_moments
-from app.learning import FragmentLearner, _minibatches
-from app.sampling import ArrayEnvRunner, Fragment, counted_episodes
-from app.settings import parsed_settings
-from app.trainer import Trainer, TrainingTask, _algorithm_config
+from app.training.filter import begin_with, known_moments
+from app.training.learning import FragmentLearner, _minibatches
+from app.training.sampling import ArrayEnvRunner, Fragment, counted_episodes
+from app.training.settings import parsed_settings
+from app.training.trainer import Trainer, TrainingTask, _algorithm_config
 
 
 class Steps(gymnasium.Env[Any, Any]):

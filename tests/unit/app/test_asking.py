@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fakes.policies import BOX, NESTED, Desk, nested, plain, recurrent
 
-from app import description
-from app.acting import Serving
-from app.asgi import PolicyApp
+from app.serving import description
+from app.serving.acting import Serving
+from app.serving.asgi import PolicyApp
 from app.spaces import parsed_space
 
 

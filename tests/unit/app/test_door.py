@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from starlette.middleware import Middleware
 
-from app import body, overload
-from app.asgi import Manners, PolicyApp
 from app.autoscaling import RequestsPerSecond
-from app.body import BodyReader
 from app.door import Door, doorway, middlewares
-from app.meter import Meter, Publisher, samples
-from app.problem import Problem
+from app.serving import body, overload
+from app.serving.asgi import Manners, PolicyApp
+from app.serving.body import BodyReader
+from app.serving.meter import Meter, Publisher, samples
+from app.serving.problem import Problem
 
 SCOPE = {"type": "http", "method": "POST", "path": "/cartpole-ppo", "headers": []}
 

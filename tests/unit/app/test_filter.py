@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import numpy as np
 from gymnasium import spaces
-from app.filter import MergingMeanStdFilter, Moments
+from app.training.filter import MergingMeanStdFilter, Moments
 
 def moments(values):
     return Moments(len(values), values.mean(axis=0), ((values - values.mean(axis=0)) ** 2).sum(axis=0))

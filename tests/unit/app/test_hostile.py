@@ -12,7 +12,7 @@ import orjson
 import pytest
 from fakes.policies import Desk, nested, plain, recurrent
 
-from app.asgi import PolicyApp
+from app.serving.asgi import PolicyApp
 
 MARK = "ZmluZCBtZQ"
 GOOD = "[0.1, 0.2, 0.3, 0.4]"

@@ -11,10 +11,10 @@ from fakes.s3 import BUCKET, PYTHON, S3, s3_server
 
 from app import bundle, objects
 from app.bundle import BundleRefused, held_bundle, published_bundle, read_bundle
-from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
 from app.errors import RetryableError
-from app.stop import Point
 from app.storage import Storage, children, open_storage, read_json, storage_faults, write_aside
+from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.training.stop import Point
 
 if not PYTHON.exists() and not os.environ.get("CI"):
     pytest.skip("there is no S3 server; `make .venv-s3/.installed` installs it", allow_module_level=True)

@@ -13,12 +13,12 @@ import pytest
 from fakes.mlflow_server import mlflow_server
 from unit.app.attempts import Attempt
 
-from app.checkpoints import Attempts, RunState, known_attempts, write_checkpoint
-from app.population import Step, TrialTracking, Watch, Work
-from app.search import drawn_trials, parsed_search
-from app.stop import Point, Stop
 from app.storage import Storage, file_uri, open_storage
-from app.tracking import Tracking
+from app.training.checkpoints import Attempts, RunState, known_attempts, write_checkpoint
+from app.training.population import Step, TrialTracking, Watch, Work
+from app.training.search import drawn_trials, parsed_search
+from app.training.stop import Point, Stop
+from app.training.tracking import Tracking
 
 SIZES = {"trainBatchSize": 256, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
 SEARCH = {"trials": 3, "config": {"lr": {"min": 0.0001, "max": 0.01, "scale": "Log"}, "fcnetHiddens": {"values": [[16], [32, 32]]}}}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from unit.app.attempts import Attempt
 
-from app.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
-from app.stop import next_point
 from app.storage import Storage
+from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.training.stop import next_point
 
 ITERATIONS, CHECKPOINT_EVERY, BATCH = 40, 5, 256
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from fakes.policies import always, published
 
-from app import decision_log, rewards
-from app.asgi import PolicyApp
-from app.decision_log import parsed_log_terms
-from app.replica import PolicyHolder
-from app.rewards import Report, Rewards, merged_returns
+from app.serving import decision_log, rewards
+from app.serving.asgi import PolicyApp
+from app.serving.decision_log import parsed_log_terms
+from app.serving.replica import PolicyHolder
+from app.serving.rewards import Report, Rewards, merged_returns
 from app.storage import Storage
 
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64

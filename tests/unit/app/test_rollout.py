@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from fakes.policies import BOX, always, fragile_model, impossible_model, linear_model, nan_model, published, slow_model
 
-from app import shadow
-from app.asgi import PolicyApp
 from app.bundle import published_bundle
-from app.meter import Publisher
-from app.replica import PolicyHolder
+from app.serving import shadow
+from app.serving.asgi import PolicyApp
+from app.serving.meter import Publisher
+from app.serving.replica import PolicyHolder
+from app.serving.tally import HASH_SPACE, MOST_SESSIONS, Distinct
+from app.serving.trial import trial_samples
 from app.storage import Storage
-from app.tally import HASH_SPACE, MOST_SESSIONS, Distinct
-from app.trial import trial_samples
 
 CALM = [0.5, 0.0, 0.0, 0.0]
 MISSING = "sha256:" + "0" * 64

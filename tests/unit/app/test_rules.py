@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from app.errors import InputError
-from app.settings import SETTINGS, Settings, parsed_settings
-from app.stop import RECENT_EPISODES, Point, Stop, next_point, parsed_stop
 from app.storage import open_storage
+from app.training.settings import SETTINGS, Settings, parsed_settings
+from app.training.stop import RECENT_EPISODES, Point, Stop, next_point, parsed_stop
 
 
 def test_without_settings_the_defaults_hold() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from app.encoding import Encoding
 from app.environments import Environment
-from app.settings import parsed_settings
 from app.spaces import Dict, Discrete, MultiBinary, Space, Tuple
 from app.storage import Storage
-from app.trainer import TrainingTask
+from app.training.settings import parsed_settings
+from app.training.trainer import TrainingTask
 
 HERE = Path(__file__).parent
 

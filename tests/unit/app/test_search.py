@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.checkpoints import RunState, write_checkpoint
 from app.errors import InputError
-from app.halving import Halving, rungs
-from app.search import Choice, Range, Search, Trial, drawn_trials, parsed_search
-from app.settings import Settings
-from app.standing import (
+from app.training.checkpoints import RunState, write_checkpoint
+from app.training.halving import Halving, rungs
+from app.training.search import Choice, Range, Search, Trial, drawn_trials, parsed_search
+from app.training.settings import Settings
+from app.training.standing import (
     CHECKPOINTS,
     Outcome,
     Standing,
@@ -30,7 +30,7 @@ from app.standing import (
     write_ended,
     write_outcome,
 )
-from app.stop import Point, Stop, next_point
+from app.training.stop import Point, Stop, next_point
 
 LOG = {"min": 1e-4, "max": 3e-3, "scale": "Log"}
 SEARCH = {"trials": 3, "config": {"lr": LOG, "numEpochs": {"min": 2, "max": 9}, "fcnetHiddens": {"values": [[64, 64], [128, 128]]}}}

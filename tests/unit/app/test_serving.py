@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.asgi import BODY_BYTES, PolicyApp
-from app.replica import PolicyHolder
+from app.serving.asgi import BODY_BYTES, PolicyApp
+from app.serving.replica import PolicyHolder
 from app.storage import Storage
 
 OBSERVATION = [0.1, 0.2, 0.3, 0.4]
@@ -237,7 +237,7 @@ def _spoiled(storage: Storage, digest: str, file: str) -> str:
 
 def test_the_server_imports_neither_torch_nor_rllib_nor_gymnasium() -> None:
     program = (
-        "import sys, app.serve, app.deployment, app.local_serve\n"
+        "import sys, app.serve, app.serving.deployment, app.serving.local_serve\n"
         "found = {'torch', 'gymnasium', 'ray.rllib', 'onnx', 'ray.tune'} & set(sys.modules)\n"
         "assert not found, found"
     )

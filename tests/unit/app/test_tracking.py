@@ -19,11 +19,12 @@ from fakes.mlflow_server import MLflowServer, Run, mlflow_server
 from obstore.store import MemoryStore
 from tensorboardX.proto.event_pb2 import Event
 
-from app import objects, tracking
+from app import objects
 from app.errors import InputError, RetryableError
-from app.stop import Point
 from app.storage import Place, children, file_uri, open_storage, read_bytes
-from app.tracking import Tracking, parsed_tracking, tracked
+from app.training import tracking
+from app.training.stop import Point
+from app.training.tracking import Tracking, parsed_tracking, tracked
 
 ROOT = Path(__file__).parents[3]
 RETURN = "env_runners/episode_return_mean"
@@ -178,7 +179,7 @@ def server() -> Iterator[MLflowServer]:
 def program(server_url: str, *steps: str, place: Path, pause_s: float = 0.1) -> subprocess.CompletedProcess[str]:
     """Runs steps with `tracks` at hand, in a process whose MLflow is its own."""
     lines = [
-        "import sys, time; from app import tracking; from app.errors import RetryableError; from app.stop import Point",
+        "import sys, time; from app import tracking; from app.errors import RetryableError; from app.training.stop import Point",
         "from unit.app.test_tracking import told",
         f"tracking.PAUSE_S = {pause_s}",
         f"asked = tracking.Tracking(mlflow=tracking.MLflow({server_url!r}, 'default/cartpole', {TAGS!r}))",

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
-from app import trainer
 from app.bundle import digest_of
 from app.encoding import Encoding
-from app.environment_check import check_config, check_environment
 from app.environments import Environment
 from app.errors import InputError
 from app.policy import loaded_policy
-from app.settings import parsed_settings
 from app.spaces import Discrete
 from app.storage import Storage
+from app.training import trainer
+from app.training.environment_check import check_config, check_environment
+from app.training.settings import parsed_settings
 
 
 def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
@@ -209,7 +209,7 @@ def test_what_an_environment_lacks_is_said_when_it_is_made(monkeypatch: pytest.M
     def absent(_: Environment) -> object:
         raise gymnasium.error.DependencyNotInstalled("Box2D is not installed, run `pip install gymnasium[box2d]`")
 
-    monkeypatch.setattr("app.environment_check._creator", absent)
+    monkeypatch.setattr("app.training.environment_check._creator", absent)
     check_config(Environment("CartPole-v1", "", {}))
 
 

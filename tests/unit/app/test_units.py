@@ -9,12 +9,12 @@ from fakes.policies import BOX, linear_model
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from app.acting import Serving
 from app.bundle import Bundle
-from app.description import Description
 from app.environments import Environment, checked_interface
 from app.errors import InputError
 from app.policy import Policy
+from app.serving.acting import Serving
+from app.serving.description import Description
 
 CART = {"observation": {"/0": "m", "/1": "m/s", "/2": "rad", "/3": "rad/s"}, "action": {"": "push"}}
 

@@ -1,0 +1,1 @@
+"""What a training Job runs: RLlib, its settings, checkpoints, search and export. Never imported by what serves."""
