@@ -7,11 +7,14 @@ network do. The loss is RLlib's `compute_loss_for_module`, unchanged.
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core import DEFAULT_MODULE_ID, Columns
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
@@ -28,6 +31,8 @@ from app.training.sampling import Fragment
 
 # Below it advantages are all alike, and are not blown up. Source: GeneralAdvantageEstimation (Ray 2.60).
 LEAST_STD = 1e-4
+# Where `learner_config_dict` holds what rewards are taken times.
+REWARD_SCALE = "reward_scale"
 
 
 class FragmentLearner(PPOTorchLearner):  # type: ignore[misc] # mypy does not follow RLlib
@@ -82,7 +87,8 @@ class FragmentLearner(PPOTorchLearner):  # type: ignore[misc] # mypy does not fo
         flat = torch.from_numpy(seen.reshape(-1, *seen.shape[2:])).to(self._device)
         with torch.no_grad():
             values = self.module[DEFAULT_MODULE_ID].compute_values({Columns.OBS: flat}).cpu().numpy().reshape(seen.shape[:2])
-        return estimated_advantages(fragment, values, self.config.gamma, self.config.lambda_)
+        rewards = fragment.rewards * self.config.learner_config_dict[REWARD_SCALE]
+        return estimated_advantages(replace(fragment, rewards=rewards), values, self.config.gamma, self.config.lambda_)
 
     def _step(self, minibatch: dict[str, torch.Tensor], config: Any) -> torch.Tensor:
         """One step of the optimiser, none where the gradient is no number; gives the loss before it."""
@@ -112,6 +118,26 @@ class FragmentLearner(PPOTorchLearner):  # type: ignore[misc] # mypy does not fo
             self.metrics.log_value((module, NUM_MODULE_STEPS_TRAINED_LIFETIME), trained_steps, reduce="lifetime_sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), steps, reduce="sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), steps, reduce="lifetime_sum")
+
+
+class EpisodeLearner(PPOTorchLearner):  # type: ignore[misc] # likewise
+    """RLlib's own, on episodes, with the rewards that it estimates advantages from taken times a number."""
+
+    def build(self) -> None:
+        """Adds the factor to the pipeline: the episodes themselves are left as they are, the runner tells their returns."""
+        super().build()
+        self._learner_connector.insert_before(GeneralAdvantageEstimation, _ScaledRewards(self.config.learner_config_dict[REWARD_SCALE]))
+
+
+class _ScaledRewards(ConnectorV2):  # type: ignore[misc] # likewise
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self._scale = scale
+
+    def __call__(self, *, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        for columns in batch.values():
+            columns[Columns.REWARDS] = columns[Columns.REWARDS] * self._scale
+        return batch
 
 
 class _Nowhere:

@@ -1,6 +1,6 @@
 """The PPO settings that a user may choose: names, ranges, defaults. Reads and checks them; imports nothing of RLlib.
 
-Names are camelCase of RLlib's `PPOConfig` (https://docs.ray.io/en/latest/rllib/package_ref/doc/ray.rllib.algorithms.ppo.ppo.PPOConfig.html).
+Names are camelCase of RLlib's `PPOConfig`, but for `rewardScale`, which it has not (https://docs.ray.io/en/latest/rllib/package_ref/doc/ray.rllib.algorithms.ppo.ppo.PPOConfig.html).
 The defaults solve CartPole, acting greedily, in some 20,000 steps; where they differ from RLlib's, the reason stands beside them.
 """
 
@@ -38,6 +38,7 @@ class Settings:
     fcnet_activation: str = "tanh"
     vf_share_layers: bool = False
     free_log_std: bool = False
+    reward_scale: float = 1.0
     observation_filter: str = "None"
     use_lstm: bool = False
     lstm_cell_size: int = 64  # RLlib's 256 is much beside hidden layers of 64
@@ -154,6 +155,7 @@ SETTINGS = {
     "fcnetActivation": Setting("fcnet_activation", f"one of {', '.join(ACTIVATIONS)}", _one_of(ACTIVATIONS)),
     "vfShareLayers": Setting("vf_share_layers", "true or false", _boolean),
     "freeLogStd": Setting("free_log_std", "true or false", _boolean),
+    "rewardScale": Setting("reward_scale", "a number above 0, at most 1000000", _number(above=0, at_most=1_000_000)),
     "observationFilter": Setting("observation_filter", f"one of {', '.join(FILTERS)}", _one_of(FILTERS)),
     "useLstm": Setting("use_lstm", "true or false", _boolean),
     "lstmCellSize": Setting("lstm_cell_size", "an integer from 1 to 4096", _integer(1, 4096)),

@@ -247,6 +247,7 @@ def _algorithm_config(task: TrainingTask) -> Any:
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
 
+    from app.training.learning import REWARD_SCALE
     from app.training.sampling import count_episode
 
     runner, learner = _classes(task)
@@ -265,7 +266,11 @@ def _algorithm_config(task: TrainingTask) -> Any:
         )
         # The learner is this process: it sees a GPU where its pod asks for one.
         .learners(num_gpus_per_learner=int(_sees_gpu()))
-        .training(learner_class=learner, **task.settings.training_arguments())
+        .training(
+            learner_class=learner,
+            learner_config_dict={REWARD_SCALE: task.settings.reward_scale},
+            **task.settings.training_arguments(),
+        )
         .rl_module(model_config=task.model_config())
         .callbacks(on_episode_end=count_episode)
         .debugging(seed=task.seed, log_level="ERROR")
@@ -273,12 +278,12 @@ def _algorithm_config(task: TrainingTask) -> Any:
 
 
 def _classes(task: TrainingTask) -> tuple[Any, Any]:
-    """The env runner and the Learner: ours where they can, which are faster, else RLlib's own (None)."""
-    if not task.samples_in_arrays:
-        return None, None
-    from app.training.learning import FragmentLearner
+    """The env runner and the Learner: ours where they can, which are faster, else RLlib's own."""
+    from app.training.learning import EpisodeLearner, FragmentLearner
     from app.training.sampling import ArrayEnvRunner
 
+    if not task.samples_in_arrays:
+        return None, EpisodeLearner
     return ArrayEnvRunner, FragmentLearner
 
 

@@ -274,6 +274,8 @@ BEYOND += [("numEnvs", 0), ("trainBatchSize", 10_000_001), ("minibatchSize", 0),
 BEYOND += [("fcnetHiddens", [8] * 9), ("fcnetHiddens", [4097]), ("fcnetActivation", "step"), ("useKlLoss", 1), ("vfShareLayers", "yes")]
 BEYOND += [
     ("freeLogStd", "yes"),
+    ("rewardScale", 0),
+    ("rewardScale", 1_000_001),
     ("observationFilter", "Max"),
     ("useLstm", 1),
     ("lstmCellSize", 0),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from app.encoding import Encoding
 from app.environments import Environment, spaces_of
 from app.training.filter import begin_with, known_moments
-from app.training.learning import FragmentLearner, _minibatches
+from app.training.learning import EpisodeLearner, FragmentLearner, _minibatches
 from app.training.sampling import ArrayEnvRunner, Fragment, counted_episodes
 from app.training.settings import parsed_settings
 from app.training.trainer import Trainer, TrainingTask, _algorithm_config
@@ -144,6 +145,31 @@ def advantages_are_those_of_rllib() -> None:
     # RLlib counts the rows that it has put in for the last values, too, when it normalises; so they are equal but for scale and shift.
     expected, got = batch[Postprocessing.ADVANTAGES].numpy()[mask], made[Postprocessing.ADVANTAGES].numpy()[order]
     np.testing.assert_allclose(got, (expected - expected.mean()) / expected.std(), rtol=1e-3, atol=1e-3)
+
+
+def a_scale_of_rewards_meets_the_learner_alone() -> None:
+    """Value targets are those of scaled rewards, of fragments and of episodes alike; the episodes stay as they are."""
+    ours, theirs = learners(rewardScale=0.01)
+    by_episode = _algorithm_config(task(rewardScale=0.01)).copy(copy_frozen=False).training(learner_class=EpisodeLearner)
+    scaling = by_episode.build_learner(env=Steps())
+    scaling.module.set_state(ours.module.get_state())
+    one = runner(rewardScale=0.01)
+    fragment = one.sample()[0]
+    assert fragment.rewards.max() == 5  # as the environment gave it
+    found, rows = episodes(fragment)
+    scaled, _ = episodes(replace(fragment, rewards=fragment.rewards * 0.01))
+    returns = [episode.get_return() for episode in found]
+    expected, got = (
+        learner._learner_connector(rl_module=learner.module, batch={}, episodes=given, shared_data={})[DEFAULT_MODULE_ID]
+        for learner, given in ((theirs, scaled), (scaling, found))
+    )
+    np.testing.assert_allclose(got[Postprocessing.VALUE_TARGETS], expected[Postprocessing.VALUE_TARGETS], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got[Postprocessing.ADVANTAGES], expected[Postprocessing.ADVANTAGES], rtol=1e-3, atol=1e-4)
+    assert [episode.get_return() for episode in found] == returns
+    index = {tuple(row): number for number, row in enumerate(np.argwhere(fragment.is_step))}
+    targets = ours.train_batch([fragment])[Postprocessing.VALUE_TARGETS].numpy()[[index[row] for row in rows]]
+    mask = expected[Columns.LOSS_MASK].numpy()
+    np.testing.assert_allclose(targets, expected[Postprocessing.VALUE_TARGETS].numpy()[mask], rtol=1e-4, atol=1e-6)
 
 
 def a_step_is_that_of_rllib() -> None:

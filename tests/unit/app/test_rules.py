@@ -46,6 +46,7 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
         ("observationFilter", "meanStd"),
         ("useLstm", "no"),
         ("freeLogStd", 1),
+        ("rewardScale", 0),
         ("lstmCellSize", 0),
         ("maxSeqLen", 1.5),
         ("lrEnd", -0.1),

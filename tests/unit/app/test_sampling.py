@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 IN_ONE_PROCESS = (
     "fragments_hold_what_the_environments_did",
     "advantages_are_those_of_rllib",
+    "a_scale_of_rewards_meets_the_learner_alone",
     "a_step_is_that_of_rllib",
     "no_step_is_made_by_a_gradient_that_is_no_number",
     "every_step_is_learnt_from_in_every_epoch",
