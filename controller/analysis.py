@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from controller.gate import quantile
-from controller.model import AnalysisSpec, Problem, Replicas, Returns, Tally
+from controller.model import Problem, Replicas, Returns, Tally
+from controller.spec import AnalysisSpec
 
 # A mean of fewer says little.
 LEAST_INFERENCES = 30

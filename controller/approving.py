@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from controller import gate, history, names, resources, retraining
 from controller import status as statuses
-from controller.model import Action, Condition, Create, Delete, Images, JobState, Look, Observed, Problem, Revision, Settings
+from controller.model import Action, Condition, Create, Delete, Images, JobState, Observed, Problem, Revision, Settings
+from controller.spec import Look
 from controller.steps import Step, is_outdated, outdated_message
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.model import Settings
-from controller.verb_options import add_verbs
+from controller.verbs.options import add_verbs
 
 # What kubectl looks for on the PATH when somebody types `kubectl policymodel`.
 PLUGIN = "kubectl-policymodel"
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from controller.run import run
 
         return run(options)
-    from controller import verbs
+    from controller.verbs import commands
 
-    return verbs.run(options, top.prog)
+    return commands.run(options, top.prog)
 
 
 def parser(program: str = "policymodel") -> argparse.ArgumentParser:

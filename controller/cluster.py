@@ -16,7 +16,7 @@ from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ApiException, ForbiddenError, NotFoundError, ResourceNotFoundError
 
-from controller import capacity, names, observation, resources
+from controller import capacity, names, observation, resources, words
 from controller import status as statuses
 from controller.loop import ActionRefused, Key, NotObserved
 from controller.model import (
@@ -28,18 +28,16 @@ from controller.model import (
     Event,
     ForgetPending,
     JobState,
-    Json,
     Observed,
     Owner,
     RayServiceState,
     Replicas,
     Rival,
-    Spec,
     Status,
     Unknown,
-    spec_of,
 )
 from controller.replicas import replicas_at
+from controller.spec import Json, Spec, spec_of
 
 API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
@@ -372,5 +370,5 @@ def _changes_the_pods(serving: RayServiceState, spec: Spec, status: Status) -> b
 def _in_words(error: Exception) -> str:
     if isinstance(error, ResourceNotFoundError):
         return "the API server does not know this kind; is KubeRay installed?"
-    body = observation.parsed(getattr(error, "body", None) or "")
+    body = words.parsed(getattr(error, "body", None) or "")
     return str(body.get("message") or getattr(error, "reason", None) or error)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
-from controller.model import Against, AgainstServing, Evaluation, GateSpec
+from controller.model import Against, Evaluation
+from controller.spec import AgainstServing, GateSpec
 
 Outcome = Literal["Pass", "Fail", "Inconclusive"]
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from controller import gate, names, observation
-from controller.model import Against, Approval, Evaluation, JobState, Json, Look, Observed, Revision
+from controller import gate, names, words
+from controller.model import Against, Approval, Evaluation, JobState, Observed, Revision
+from controller.spec import Json, Look
 from controller.steps import told_policy
 
 # Records of pruned revisions go when there are this many newer ones. What is not pruned stays in the status: nobody else knows of it.
@@ -122,7 +123,7 @@ def _revision(job: JobState, result: Json, observed: Observed, number: int) -> R
         stopped_by=result.get("stoppedBy"),
         trigger=spec.trigger if is_of_this_spec else last.trigger if last and last.run == job.run else None,
         config_hash=result.get("configHash"),
-        found_by=observation.found_by(result),
+        found_by=words.found_by(result),
     )
 
 

@@ -19,26 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from controller import names, observation, schema
+from controller import names, observation, schema, words
 from controller import status as statuses
 from controller.loop import ActionRefused, Key
-from controller.model import (
-    Action,
-    Apply,
-    Create,
-    Delete,
-    Event,
-    JobState,
-    Json,
-    Observed,
-    Owner,
-    Problem,
-    RayServiceState,
-    Settings,
-    Status,
-    spec_of,
-)
+from controller.model import Action, Apply, Create, Delete, Event, JobState, Observed, Owner, Problem, RayServiceState, Settings, Status
 from controller.replicas import replicas_at
+from controller.spec import Json, spec_of
 
 # An image is what a pod is made from; a process is made from this installation.
 NO_IMAGE = "this installation"
@@ -227,7 +213,7 @@ class Local:
         exit_code = self._exit_code(name)
         text = log.read_text(errors="replace") if log.exists() else ""
         if exit_code is not None and text.strip():
-            word = observation.parsed(text.strip().splitlines()[-1])
+            word = words.parsed(text.strip().splitlines()[-1])
         error = word.get("error", {})
         message = error.get("message", f"exit code {exit_code}; read {self._chatter_of(name)}")
         return JobState(
@@ -242,9 +228,9 @@ class Local:
             image=NO_IMAGE,
             result=word.get("result") if exit_code == 0 else None,
             problem=Problem(error.get("reason", "TrainingFailed"), message) if exit_code else None,
-            progress=observation.last_progress(text[-LOG_TAIL:]),
+            progress=words.last_progress(text[-LOG_TAIL:]),
             prunes=observation.prunes(manifest["metadata"]),
-            search=observation.last_search(text[-LOG_TAIL:]),
+            search=words.last_search(text[-LOG_TAIL:]),
         )
 
     def _start_job(self, manifest: Json) -> None:
@@ -275,7 +261,7 @@ class Local:
                 self._server = self._server_ended_at = None
                 return None
             lines = self.log_of("serve").read_text(errors="replace").strip().splitlines()
-            error = observation.parsed(lines[-1]).get("error", {}) if lines else {}
+            error = words.parsed(lines[-1]).get("error", {}) if lines else {}
             why = error.get("message", f"read {self._chatter_of('serve')}")
             message = f"the server ended with exit code {self._server.returncode} and is started anew: {why}"
             problem = Problem("ServeFailed", message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from controller import approving, history, names, observation, resources, retention, retraining, rollout, scheduling, serving, switching
+from controller import approving, history, names, resources, retention, retraining, rollout, scheduling, serving, switching, words
 from controller import status as statuses
 from controller.model import (
     Action,
@@ -28,11 +28,11 @@ from controller.model import (
     Revision,
     SearchStatus,
     Settings,
-    Spec,
     Status,
     TrainingStatus,
 )
 from controller.rollout import Rollout
+from controller.spec import Spec
 from controller.steps import Step, is_outdated, outdated_message, short
 
 ROLLING_OUT_S = 1.0
@@ -303,7 +303,7 @@ def _search(job: JobState, observed: Observed) -> SearchStatus | None:
     last = observed.status.training
     before = last.search if last and last.run == job.run else None
     if job.result:
-        return observation.ended_search(job.result, before) or before
+        return words.ended_search(job.result, before) or before
     told = job.search or before
     if told and job.phase == "Failed":
         return replace(told, trials=tuple(replace(trial, state="Pending") if trial.state == "Training" else trial for trial in told.trials))

@@ -8,7 +8,7 @@ import time
 import requests
 import urllib3
 
-from controller import observation
+from controller import replica_report
 from controller.model import Replicas, Unknown
 
 REPORT_BYTES = 1024 * 1024
@@ -34,8 +34,8 @@ def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) ->
                 if answer.status_code == 404:
                     return None
                 answer.raise_for_status()
-                return observation.replicas(json.loads(_body(answer)))
-    except observation.ReportUnusable as error:
+                return replica_report.replicas(json.loads(_body(answer)))
+    except replica_report.ReportUnusable as error:
         return Unknown(f"{url}: {error}") if has_endpoint else None
     except (
         requests.RequestException,
@@ -59,5 +59,5 @@ def _body(answer: requests.Response) -> bytes:
     while chunk := answer.raw.read1(REPORT_BYTES):
         body += chunk
         if len(body) > REPORT_BYTES or time.monotonic() > deadline:
-            raise observation.ReportUnusable("the report is too long, or too slow")
+            raise replica_report.ReportUnusable("the report is too long, or too slow")
     return body

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from controller import names
-from controller.model import Images, Json, Look, Owner, Revision, Settings, Spec, TrackingSpec
+from controller.model import Images, Owner, Revision, Settings
+from controller.spec import Json, Look, Spec, TrackingSpec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller import history, names, scheduling
-from controller.model import Event, Observed, Revision, Trigger
+from controller.model import Event, Observed, Revision
+from controller.spec import Trigger
 from controller.switching import is_switching
 
 

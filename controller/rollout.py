@@ -15,19 +15,8 @@ from typing import Literal
 
 from controller import analysis, names
 from controller import status as statuses
-from controller.model import (
-    CandidateRow,
-    CandidateStatus,
-    Event,
-    Json,
-    Observed,
-    Problem,
-    Replicas,
-    Revision,
-    RolloutEnd,
-    RolloutSpec,
-    ServingStatus,
-)
+from controller.model import CandidateRow, CandidateStatus, Event, Observed, Problem, Replicas, Revision, RolloutEnd, ServingStatus
+from controller.spec import Json, RolloutSpec
 from controller.steps import short, tried_policy
 from controller.switching import is_switching
 

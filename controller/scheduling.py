@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from controller import history, names
-from controller.model import Event, Observed, Problem, Schedule, ScheduleStatus, Trigger
+from controller.model import Event, Observed, Problem, ScheduleStatus
+from controller.spec import Schedule, Trigger
 from controller.status import age_s, timestamp
 
 FIELD = "spec.training.schedule"

@@ -9,20 +9,9 @@ from dataclasses import replace
 
 from controller import capacity, history, names, resources, rollout, switching
 from controller import status as statuses
-from controller.model import (
-    Action,
-    Apply,
-    Condition,
-    Images,
-    Json,
-    Observed,
-    Problem,
-    Replicas,
-    Revision,
-    ServingStatus,
-    Unknown,
-)
+from controller.model import Action, Apply, Condition, Images, Observed, Problem, Replicas, Revision, ServingStatus, Unknown
 from controller.rollout import Rollout
+from controller.spec import Json
 from controller.steps import Step, short, told_policy
 
 

@@ -19,7 +19,6 @@ from controller.model import (
     Event,
     FoundBy,
     Images,
-    Json,
     Progress,
     Revision,
     RolloutEnd,
@@ -29,9 +28,9 @@ from controller.model import (
     Status,
     TrainingStatus,
     TrialStatus,
-    Trigger,
     UndoneSwitch,
 )
+from controller.spec import Json, Trigger
 
 ACCEPTED, TRAINED, APPROVED = "Accepted", "Trained", "Approved"
 AVAILABLE, READY, PROGRESSING, DEGRADED = "Available", "Ready", "Progressing", "Degraded"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller import resources
-from controller.model import Action, Condition, JobState, Json, Observed, Problem
+from controller.model import Action, Condition, JobState, Observed, Problem
+from controller.spec import Json
 
 
 @dataclass(frozen=True)

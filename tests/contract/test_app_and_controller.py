@@ -22,23 +22,9 @@ from app.environments import Environment
 from app.errors import InputError
 from app.serving import asgi, replica
 from app.training import search, settings, standing, stop, tracking, warm
-from controller import names, observation, resources, schema
-from controller.model import (
-    Against,
-    FoundBy,
-    Images,
-    Owner,
-    Problem,
-    ReplicaRow,
-    Replicas,
-    Revision,
-    SearchStatus,
-    Settings,
-    Spec,
-    TrialStatus,
-    Trigger,
-    spec_of,
-)
+from controller import names, observation, replica_report, resources, schema, words
+from controller.model import Against, FoundBy, Images, Owner, Problem, ReplicaRow, Replicas, Revision, SearchStatus, Settings, TrialStatus
+from controller.spec import Spec, Trigger, spec_of
 
 IMAGES = Images("train:1", "serve:1")
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -208,7 +194,7 @@ def test_the_prune_jobs_arguments_mean_the_same_to_the_app(tmp_path, monkeypatch
     job = resources.prune_job(OWNER, spec(), here(tmp_path), digests)
     said = spoken(lambda told: told.result(prune.run(arguments(job, "app.prune"), told)))
     assert list((home / "bundles").iterdir()) == []
-    assert observation._is_result(json.loads(said), names.ROLE_PRUNE)
+    assert words.is_result(json.loads(said), names.ROLE_PRUNE)
     assert observation.prunes(job["metadata"]) == tuple(digests)
 
 
@@ -381,7 +367,7 @@ def test_a_progress_line_of_the_app_is_progress_to_the_controller():
     criteria = stop.parsed_stop({"envSteps": 20480})
     for length in (1, 2):
         told = stop.progress_line(curve[length - 1], criteria.progress_percent(curve[:length], 10.0), 10.0, 300.0)
-        found = observation.last_progress("noise\n" + spoken(lambda said, told=told: said.progress(told)))
+        found = words.last_progress("noise\n" + spoken(lambda said, told=told: said.progress(told)))
         assert (found.iteration, found.env_steps, found.episode_return_mean) == (
             length,
             1024 * length,
@@ -405,8 +391,8 @@ def test_a_progress_line_of_a_search_tells_the_controller_of_its_trials():
     all_ = standings(3)
     told = standing.progress_of(all_, stop.parsed_stop({"envSteps": 2048}), 10.0)
     log = spoken(lambda said: said.progress(told))
-    assert observation.last_progress(log).percent == round(200 / 3, 1)
-    assert observation.last_search(log) == SearchStatus(
+    assert words.last_progress(log).percent == round(200 / 3, 1)
+    assert words.last_search(log) == SearchStatus(
         1,
         (
             TrialStatus(1, "Finished", all_[1].trial.chosen, 1024, 9.5),
@@ -425,8 +411,8 @@ def test_the_result_of_the_largest_search_is_a_termination_message_and_a_revisio
     found = {"trial": 1, "seed": 2**31, "config": longest, "trials": outcome.told}
     result = {**RESULT, "uri": "s3://" + "b" * 600, "configHash": DIGEST, "search": found, "evaluation": evaluation}
     state = job_that_said(tmp_path, lambda said: result, 0)
-    assert observation.found_by(state.result) == FoundBy(1, 32, 2**31, longest)
-    ended = observation.ended_search(state.result, SearchStatus(1, (TrialStatus(2, "Training", {"lr": 0.5}),)))
+    assert words.found_by(state.result) == FoundBy(1, 32, 2**31, longest)
+    ended = words.ended_search(state.result, SearchStatus(1, (TrialStatus(2, "Training", {"lr": 0.5}),)))
     assert ended.trials[:3] == (
         TrialStatus(1, "Finished", longest, 1024, 9.5),
         TrialStatus(2, "Stopped", {"lr": 0.5}, 1024, 9.5),
@@ -538,7 +524,7 @@ def test_a_user_config_of_the_controller_is_read_by_the_replica(changes, manners
     holder = replica.PolicyHolder()
     holder.want({key: value for key, value in user_config.items() if key != "serving"})
     assert holder.manners == manners
-    (row,) = observation.replicas(status_of(holder, 1)).rows
+    (row,) = replica_report.replicas(status_of(holder, 1)).rows
     assert row.manners == resources.manners(spec(**changes))
 
 
@@ -560,25 +546,25 @@ def status_of(holder: replica.PolicyHolder, running: int | None) -> Any:
 
 
 def test_a_replica_without_a_policy_reads_so():
-    assert observation.replicas(status_of(replica.PolicyHolder(), 1)) == Replicas(1, (ReplicaRow("r1", None, manners=UNTOLD),))
+    assert replica_report.replicas(status_of(replica.PolicyHolder(), 1)) == Replicas(1, (ReplicaRow("r1", None, manners=UNTOLD),))
 
 
 def test_a_replica_that_serves_reads_so():
     holder = replica.PolicyHolder()
     holder.serving = SimpleNamespace(policy=SimpleNamespace(digest=DIGEST), revision=7)
-    assert observation.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST, manners=UNTOLD),))
+    assert replica_report.replicas(status_of(holder, 2)) == Replicas(2, (ReplicaRow("r1", DIGEST, manners=UNTOLD),))
 
 
 def test_a_replica_that_refuses_reads_so():
     holder = replica.PolicyHolder()
     holder.refusal = replica.Refusal(DIGEST, "DigestMismatch", "the bundle was changed")
-    (row,) = observation.replicas(status_of(holder, 1)).rows
+    (row,) = replica_report.replicas(status_of(holder, 1)).rows
     assert row == ReplicaRow("r1", None, DIGEST, Problem("DigestMismatch", "the bundle was changed"), UNTOLD)
 
 
 def test_a_status_that_does_not_know_how_many_replicas_run_is_no_answer():
-    with pytest.raises(observation.ReportUnusable, match="how many replicas run"):
-        observation.replicas(status_of(replica.PolicyHolder(), None))
+    with pytest.raises(replica_report.ReportUnusable, match="how many replicas run"):
+        replica_report.replicas(status_of(replica.PolicyHolder(), None))
 
 
 def test_the_status_lies_where_the_controller_asks():

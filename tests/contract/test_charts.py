@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from controller import cli, names, resources, schema
-from controller.model import Images, Owner, Settings, Spec, spec_of
+from controller.model import Images, Owner, Settings
+from controller.spec import Spec, spec_of
 
 ROOT = Path(__file__).parents[2]
 OPERATOR, POLICY = ROOT / "helm" / "policymodel-operator", ROOT / "helm" / "policy-service"

@@ -15,7 +15,10 @@ import pytest
 import yaml
 from fakes.world import document
 
-from controller import cli, verb_api, verb_options, verbs
+from controller import cli
+from controller.verbs import api as verb_api
+from controller.verbs import commands
+from controller.verbs import options as verb_options
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -61,7 +64,7 @@ def test_the_page_says_what_each_verb_writes_as_the_verbs_do() -> None:
 
 
 def test_the_exit_codes_of_the_page_are_those_of_the_verbs() -> None:
-    codes = {value for name, value in vars(verb_api).items() if name.startswith("EXIT_")} | {0, verbs.EXIT_INTERRUPTED}
+    codes = {value for name, value in vars(verb_api).items() if name.startswith("EXIT_")} | {0, commands.EXIT_INTERRUPTED}
     assert {int(code) for code in re.findall(r"^\| (\d+) \| ", PAGE, re.M)} == codes
 
 
@@ -84,7 +87,7 @@ def test_the_page_of_rollouts_explains_every_reason_that_one_ends_with() -> None
 
 
 def test_the_verbs_need_no_more_than_the_image_of_the_operator_has() -> None:
-    command = "import sys, controller.cli, controller.verbs; print(*{name.partition('.')[0] for name in sys.modules})"
+    command = "import sys, controller.cli, controller.verbs.commands; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert not {"ray", "torch", "rich", "jsonschema", "celpy", "gymnasium", "numpy", "kopf"} & set(loaded)
 

@@ -13,7 +13,8 @@ import pytest
 
 from app import train
 from controller import gate, history, resources, schema
-from controller.model import Images, Owner, Settings, Spec, spec_of
+from controller.model import Images, Owner, Settings
+from controller.spec import Spec, spec_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "k8s" / "examples").glob("*.yaml"))}

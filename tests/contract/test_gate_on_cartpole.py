@@ -19,7 +19,8 @@ from fakes.world import document
 from app.evaluate import EvaluationRequest, evaluated
 from app.storage import Storage, file_uri, open_storage
 from controller import gate, history
-from controller.model import Evaluation, Spec, spec_of
+from controller.model import Evaluation
+from controller.spec import Spec, spec_of
 
 pytestmark = pytest.mark.full
 

@@ -20,7 +20,7 @@ from fakes.policies import published
 
 from app.storage import file_uri, open_storage
 from controller import schema
-from controller.model import spec_of
+from controller.spec import spec_of
 from e2e.conftest import example
 from e2e.kube import CONTEXT, INGRESS_URL, Namespace, clients, head_pod, wait
 

@@ -37,8 +37,8 @@ from controller.model import (
     Tally,
     Trial,
     Unknown,
-    spec_of,
 )
+from controller.spec import spec_of
 from controller.status import document_of, status_of, timestamp
 
 SETTINGS = Settings(training_image="train:1", serving_image="serve:1", entry_point_prefixes=("acme",))

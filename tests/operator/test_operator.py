@@ -17,7 +17,8 @@ from fakes.world import document
 from controller import handlers, names, reconcile, resources
 from controller.cluster import Cluster
 from controller.loop import KeyedQueue
-from controller.model import CandidateRow, Json, Owner, ReplicaRow, Replicas, Settings, Spec, Unknown, spec_of
+from controller.model import CandidateRow, Owner, ReplicaRow, Replicas, Settings, Unknown
+from controller.spec import Json, Spec, spec_of
 
 DEADLINE_S = 45.0
 FASTER = 20

@@ -11,8 +11,9 @@ import pytest
 from fakes.kube import Kube
 from fakes.world import World
 
-from controller import cli, verb_play
-from controller.verb_report import BINS
+from controller import cli
+from controller.verbs import play as verb_play
+from controller.verbs.report import BINS
 
 STEPS = tuple((0.01 * step, 0.0, 0.002 * step, 0.0) for step in range(20))
 

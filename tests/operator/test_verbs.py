@@ -15,7 +15,9 @@ import yaml
 from fakes.kube import Kube
 from fakes.world import World
 
-from controller import cli, names, verb_play, verbs
+from controller import cli, names
+from controller.verbs import commands
+from controller.verbs import play as verb_play
 
 CANARY = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}
 REQUEST = names.request_annotation
@@ -76,7 +78,7 @@ class Place:
 @pytest.fixture
 def place(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> Place:
     found = Place(kube)
-    monkeypatch.setattr(verbs.time, "sleep", found.get_on)
+    monkeypatch.setattr(commands.time, "sleep", found.get_on)
     return found
 
 
@@ -129,16 +131,16 @@ def test_watching_shows_each_change_once_and_outlives_an_api_server_that_is_away
         if looks == 2:
             canary.get_on()
 
-    look = verbs.Asked.view
+    look = commands.Asked.view
 
-    def looked(asked: verbs.Asked) -> Any:
+    def looked(asked: commands.Asked) -> Any:
         if looks == 3:
-            raise verbs.ApiTrouble("no cluster was reached", verbs.EXIT_UNREACHED)
+            raise commands.ApiTrouble("no cluster was reached", commands.EXIT_UNREACHED)
         return look(asked)
 
-    monkeypatch.setattr(verbs.time, "sleep", sleep)
-    monkeypatch.setattr(verbs.Asked, "view", looked)
-    assert cli.main(["status", "cartpole", "--watch"]) == verbs.EXIT_INTERRUPTED
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    monkeypatch.setattr(commands.Asked, "view", looked)
+    assert cli.main(["status", "cartpole", "--watch"]) == commands.EXIT_INTERRUPTED
     text = capsys.readouterr().out
     assert text.count("default/cartpole   RollingOut") == 3
     assert text.endswith("this is what was seen last: no cluster was reached\n")
@@ -182,7 +184,7 @@ def test_logs_follow_a_pod_that_has_not_started_yet(place: Place, capsys: pytest
         place.kube.put("pods", pod("new", labels))
 
     assert "no pod trains yet" in said(capsys, "logs", "cartpole", code=3)
-    monkeypatch.setattr(verbs.time, "sleep", start)
+    monkeypatch.setattr(commands.time, "sleep", start)
     assert said(capsys, "logs", "cartpole", "-f") == "iteration 1\n"
 
 
@@ -191,10 +193,10 @@ def test_logs_follow_a_pod_that_has_said_nothing_yet(place: Place, capsys: pytes
     place.kube.put("pods", pod("new", labels))
     place.kube.logs["new"] = ""
     assert said(capsys, "logs", "cartpole") == ""
-    monkeypatch.setattr(verbs.time, "sleep", lambda _: place.kube.logs.update(new="iteration 1\n"))
+    monkeypatch.setattr(commands.time, "sleep", lambda _: place.kube.logs.update(new="iteration 1\n"))
     assert said(capsys, "logs", "cartpole", "-f") == "iteration 1\n"
     place.kube.logs["new"] = ""
-    monkeypatch.setattr(verbs.time, "sleep", lambda _: None)
+    monkeypatch.setattr(commands.time, "sleep", lambda _: None)
     assert said(capsys, "logs", "cartpole", "-f") == ""
 
 
@@ -278,7 +280,7 @@ def test_a_request_that_the_operator_refuses_ends_the_wait_with_1(
         canary.world.annotations = canary.found["metadata"]["annotations"]
         canary.tell()
 
-    monkeypatch.setattr(verbs.time, "sleep", handle)
+    monkeypatch.setattr(commands.time, "sleep", handle)
     said(capsys, "abort", "cartpole", "--wait", code=1)
 
 
@@ -373,7 +375,7 @@ def test_a_retraining_that_fails_its_gate_ends_the_wait_with_1(place: Place, cap
 
 
 def test_a_wait_ends_at_its_timeout(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs.time, "sleep", lambda _: None)
+    monkeypatch.setattr(commands.time, "sleep", lambda _: None)
     assert "--timeout: it has not come to that" in said(capsys, "retrain", "cartpole", "--wait", "--timeout", "0s", code=1)
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controller import names, observation, reconcile, resources
-from controller.model import Apply, Create, Observed, Plan, Replicas, spec_of
+from controller.model import Apply, Create, Observed, Plan, Replicas
 from controller.rollout import stages
+from controller.spec import spec_of
 
 # Odd ones train badly, and the returns of 4 scatter so that the gate has to look more than once.
 SEEDS = st.sampled_from([0, 1, 2, 3, 4])

@@ -9,7 +9,8 @@ import pytest
 
 from controller import analysis
 from controller.analysis import Measured
-from controller.model import AnalysisSpec, CandidateRow, ReplicaRow, Replicas, Returns, Tally, Trial
+from controller.model import CandidateRow, ReplicaRow, Replicas, Returns, Tally, Trial
+from controller.spec import AnalysisSpec
 
 RULES = AnalysisSpec(0.95, 0.01, 5.0, 0.2, 10.0, 0, 100)
 NOTHING = Measured(Tally(), Tally())

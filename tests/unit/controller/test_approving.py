@@ -9,7 +9,8 @@ import pytest
 from fakes.world import SETTINGS, World, document
 
 from controller import history, names, reconcile
-from controller.model import Create, Plan, spec_of
+from controller.model import Create, Plan
+from controller.spec import spec_of
 from controller.status import document_of, status_of
 
 AGAINST = {"gate__againstServing": {"maxRegression": 10}, "gate__minReturn": 50}

@@ -11,7 +11,7 @@ import pytest
 from fakes.world import World, digest
 
 from controller import names, resources
-from controller.model import spec_of
+from controller.spec import spec_of
 
 PAGE = (Path(__file__).parent.parent.parent.parent / "docs/rollouts.md").read_text()
 CANARY = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from controller import gate
-from controller.model import Against, AgainstServing, Evaluation, GateSpec
+from controller.model import Against, Evaluation
+from controller.spec import AgainstServing, GateSpec
 
 # One-sided quantiles of Student's t by confidence and degrees of freedom: NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
 QUANTILES = {

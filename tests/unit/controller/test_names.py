@@ -8,7 +8,8 @@ import pytest
 from fakes.world import document
 
 from controller import names, resources
-from controller.model import Owner, Spec, Trigger, spec_of
+from controller.model import Owner
+from controller.spec import Spec, Trigger, spec_of
 
 EXAMPLE_RUN = "3691641952"
 EXAMPLE_EVALUATION = "22f122a329"

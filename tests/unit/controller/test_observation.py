@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from controller import observation
+from controller import observation, replica_report, words
 from controller.model import FoundBy, Owner, Problem, Progress, ReplicaRow, Replicas, Request, SearchStatus, TrialStatus
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -347,21 +347,21 @@ WRONG_RESULTS = {
 
 
 def test_a_result_tells_which_trial_was_published_and_how_all_ended():
-    assert observation.found_by(SEARCH_RESULT) == FoundBy(2, 2, 7, {"lr": 0.1})
-    assert observation.ended_search(SEARCH_RESULT, STANDING) == SearchStatus(
+    assert words.found_by(SEARCH_RESULT) == FoundBy(2, 2, 7, {"lr": 0.1})
+    assert words.ended_search(SEARCH_RESULT, STANDING) == SearchStatus(
         2, (TrialStatus(1, "Stopped", {"lr": 0.1}, 1024, 20.5), TrialStatus(2, "Finished", {"lr": 0.1}, 2048, None))
     )
 
 
 @pytest.mark.parametrize("result", WRONG_RESULTS.values(), ids=WRONG_RESULTS)
 def test_a_result_that_tells_no_search_as_it_should_be_tells_none(result):
-    assert observation.found_by(result) is None
-    assert observation.ended_search(result, STANDING) is None
+    assert words.found_by(result) is None
+    assert words.ended_search(result, STANDING) is None
 
 
 @pytest.mark.parametrize("trials", [[["Lost", 1, 2.0]], [["Stopped", 1]], [["Stopped", 1, "9"]], [3]], ids=str)
 def test_ends_that_are_not_told_as_they_should_be_are_not_known(trials):
-    assert observation.ended_search({"search": {**SEARCH_RESULT["search"], "trials": trials}}, None) is None
+    assert words.ended_search({"search": {**SEARCH_RESULT["search"], "trials": trials}}, None) is None
 
 
 def ray_service(status: dict[str, Any] | None = None, config: str | None = "applications: []", **metadata: Any) -> dict[str, Any]:
@@ -554,7 +554,7 @@ def test_replicas_say_what_they_serve_and_what_they_refuse():
             {"replica": "b", "serving": None, "error": {"digest": "sha256:cd", "reason": "DigestMismatch", "message": "bad"}},
         ],
     }
-    assert observation.replicas(report) == Replicas(
+    assert replica_report.replicas(report) == Replicas(
         2,
         (
             ReplicaRow("a", "sha256:ab", can_try=False),
@@ -576,8 +576,8 @@ NO_REPORTS = {
 
 @pytest.mark.parametrize("report", NO_REPORTS.values(), ids=NO_REPORTS)
 def test_an_answer_that_is_no_report_is_refused(report):
-    with pytest.raises((KeyError, TypeError, observation.ReportUnusable)):
-        observation.replicas(report)
+    with pytest.raises((KeyError, TypeError, replica_report.ReportUnusable)):
+        replica_report.replicas(report)
 
 
 @pytest.mark.parametrize(
@@ -586,7 +586,7 @@ def test_an_answer_that_is_no_report_is_refused(report):
     ids=["an object", "torn", "a list", "empty", "null", "deep"],
 )
 def test_a_line_is_an_object_or_nothing(line, wanted):
-    assert observation.parsed(line) == wanted
+    assert words.parsed(line) == wanted
 
 
 ASKED = {"id": "r1", "user": "alice", "time": "2026-01-01T12:00:00Z"}

@@ -37,9 +37,9 @@ from controller.model import (
     Status,
     TrialStatus,
     Unknown,
-    spec_of,
 )
 from controller.rollout import Rollout
+from controller.spec import spec_of
 
 BROKEN = Problem("Broken", "it is broken")
 

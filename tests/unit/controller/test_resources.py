@@ -17,7 +17,8 @@ import yaml
 from fakes.world import SETTINGS, document
 
 from controller import names, resources
-from controller.model import Images, Owner, Revision, Settings, Spec, spec_of
+from controller.model import Images, Owner, Revision, Settings
+from controller.spec import Spec, spec_of
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = Owner("default", "cartpole", "uid-1", 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes.world import SETTINGS, World, digest, document
 
-from controller import names, observation, reconcile
+from controller import names, observation, reconcile, words
 from controller.model import Create, Delete, Observed, Plan, Problem, Unknown
 
 # All of them train well.
@@ -298,5 +298,5 @@ def test_a_retraining_records_who_asked_and_what_it_was_made_from():
 
 @pytest.mark.parametrize("result", [{"pruned": 1, "evaluations": 0, "runs": 0}], ids=str)
 def test_the_result_of_a_prune_job_is_one(result):
-    assert observation._is_result({"result": result}, names.ROLE_PRUNE)
-    assert not observation._is_result({"result": {"digest": "sha256:ab"}}, names.ROLE_PRUNE)
+    assert words.is_result({"result": result}, names.ROLE_PRUNE)
+    assert not words.is_result({"result": {"digest": "sha256:ab"}}, names.ROLE_PRUNE)

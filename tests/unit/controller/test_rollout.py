@@ -10,7 +10,7 @@ import pytest
 from fakes.world import World, digest
 
 from controller import names, resources
-from controller.model import spec_of
+from controller.spec import spec_of
 
 CANARY = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}
 SHADOW = {"rollout__strategy": "Shadow", "rollout__steps": [{"seconds": 30}]}

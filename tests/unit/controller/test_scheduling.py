@@ -10,7 +10,8 @@ import pytest
 from fakes.world import SETTINGS, World, document
 
 from controller import names, reconcile, scheduling
-from controller.model import Create, Schedule, Trigger, spec_of
+from controller.model import Create
+from controller.spec import Schedule, Trigger, spec_of
 
 NIGHTLY = {"cron": "0 3 * * *"}
 BEGIN = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -25,9 +25,9 @@ from controller.model import (
     Status,
     TrainingStatus,
     TrialStatus,
-    Trigger,
     UndoneSwitch,
 )
+from controller.spec import Trigger
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LONG_AGO = "2025-01-01T00:00:00Z"

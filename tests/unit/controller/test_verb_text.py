@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from fakes.world import World
 
-from controller import verb_play, verb_text, verb_view
-from controller.verb_view import Invocation, View, view_of
+from controller.verbs import play as verb_play
+from controller.verbs import text as verb_text
+from controller.verbs import view as verb_view
+from controller.verbs.view import Invocation, View, view_of
 
 GOLDEN = Path(__file__).parent / "golden_status"
 CANARY = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}

@@ -19,11 +19,11 @@ from typing import IO, Any, TextIO
 
 import requests
 
-from controller import observation
-from controller.model import Json
-from controller.verb_api import EXIT_NOT_DONE, EXIT_UNREACHED, EXIT_USAGE, ApiTrouble
-from controller.verb_text import bar
-from controller.verb_view import View
+from controller import words
+from controller.spec import Json
+from controller.verbs.api import EXIT_NOT_DONE, EXIT_UNREACHED, EXIT_USAGE, ApiTrouble
+from controller.verbs.text import bar
+from controller.verbs.view import View
 
 ANSWER_TIMEOUT_S = (5, 30)
 NUMBERS_SHOWN = 8
@@ -65,7 +65,7 @@ def acted(view: View, where: Address, asked: Json) -> dict[str, Any]:
         answer = requests.post(where.url, json=asked, headers=headers, timeout=ANSWER_TIMEOUT_S, allow_redirects=False)
     except requests.RequestException as error:
         raise ApiTrouble(f"{where.url} cannot be reached: {type(error).__name__}; {reachable(view)}", EXIT_UNREACHED) from error
-    said = observation.parsed(answer.text)
+    said = words.parsed(answer.text)
     if answer.status_code != 200 or "action" not in said:
         why = " ".join(str(said[part]) for part in ("title", "detail", "pointer") if said.get(part)) or answer.text.strip()[:200]
         raise ApiTrouble(f"{where.url} answered {answer.status_code}: {why}")
@@ -196,7 +196,7 @@ def numbers(value: Any) -> list[float]:
 def _steps(lines: IO[str]) -> Iterator[Json]:
     """The steps among what the client prints; it tells the totals besides, and they are in the steps."""
     for line in lines:
-        step = observation.parsed(line)
+        step = words.parsed(line)
         if step:
             yield step
 

@@ -1,6 +1,6 @@
 """The verbs: `policymodel status cartpole`, `kubectl policymodel promote cartpole`, and so on.
 
-Reads the PolicyModel, has `verb_writes` decide what to write and `verb_text` what to say, and does so. They act through fields and
+Reads the PolicyModel, has `writes` decide what to write and `text` what to say, and does so. They act through fields and
 annotations of the resource alone, under the rights of whoever calls them. What is asked for goes to stdout; all else to stderr.
 """
 
@@ -21,13 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from controller import names, verb_play, verb_report, verb_sources, verb_text, verb_writes
+from controller import names
 from controller import status as statuses
 from controller.model import Revision
-from controller.verb_api import EXIT_NOT_DONE, EXIT_NOT_FOUND, EXIT_UNREACHED, EXIT_USAGE, Api, ApiTrouble, NotStarted, Where
-from controller.verb_options import WAITED
-from controller.verb_view import Invocation, View, advice, is_hopeless, view_of
-from controller.verb_writes import Claim, Refusal, Write
+from controller.verbs import play as verb_play
+from controller.verbs import report as verb_report
+from controller.verbs import sources as verb_sources
+from controller.verbs import text as verb_text
+from controller.verbs import writes as verb_writes
+from controller.verbs.api import EXIT_NOT_DONE, EXIT_NOT_FOUND, EXIT_UNREACHED, EXIT_USAGE, Api, ApiTrouble, NotStarted, Where
+from controller.verbs.options import WAITED
+from controller.verbs.view import Invocation, View, advice, is_hopeless, view_of
+from controller.verbs.writes import Claim, Refusal, Write
 
 POLL_S = 1.0
 MOST_EMPTY_LOGS = 10

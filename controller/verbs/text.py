@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller import status as statuses
-from controller import verb_view
-from controller.model import CandidateStatus, Condition, Evaluation, FoundBy, Json, Progress, Revision, SearchStatus, Trigger
+from controller.model import CandidateStatus, Condition, Evaluation, FoundBy, Progress, Revision, SearchStatus
+from controller.spec import Json, Trigger
 from controller.steps import short
-from controller.verb_view import UNUSABLE_PIN, View, span
+from controller.verbs import view as verb_view
+from controller.verbs.view import UNUSABLE_PIN, View, span
 
 DONE, UNDER_WAY, WRONG, WAITS, UNKNOWN = "✓", "…", "✗", "·", "?"
 LEAST_WIDTH = 40

@@ -7,7 +7,8 @@ import copy
 import pytest
 from fakes.world import document
 
-from controller.model import Condition, IngressSpec, Status, StorageSpec, spec_of
+from controller.model import Condition, Status
+from controller.spec import IngressSpec, StorageSpec, spec_of
 
 
 def test_the_example_is_read_with_the_schemas_defaults():

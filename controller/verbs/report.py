@@ -10,7 +10,7 @@ from math import degrees, floor
 
 from controller import status as statuses
 from controller.model import Revision
-from controller.verb_view import View
+from controller.verbs.view import View
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 56, 28
 BINS = 20

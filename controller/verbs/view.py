@@ -1,6 +1,6 @@
 """What the verbs see of a PolicyModel, and what comes next. Pure: no clock, no I/O.
 
-It is read from the live object by hand, and not by `model.spec_of`: the plugin may be newer than the schema of the cluster, and has to
+It is read from the live object by hand, and not by `spec.spec_of`: the plugin may be newer than the schema of the cluster, and has to
 say what is going on all the same.
 """
 
@@ -12,7 +12,8 @@ from datetime import datetime
 
 from controller import names, observation
 from controller import status as statuses
-from controller.model import CandidateStatus, Condition, Json, Request, Revision, RolloutStep, Status
+from controller.model import CandidateStatus, Condition, Request, Revision, Status
+from controller.spec import Json, RolloutStep
 
 # What the operator says of a pin that it cannot follow.
 UNUSABLE_PIN = ("NoSuchRevision", "RevisionPruned", "RevisionNotApproved")

@@ -13,8 +13,8 @@ from typing import Any
 
 from controller import names, observation
 from controller import status as statuses
-from controller.verb_text import joined
-from controller.verb_view import View, held_back, stayed_back
+from controller.verbs.text import joined
+from controller.verbs.view import View, held_back, stayed_back
 
 # The name under which the API server notes who wrote a field. Flux takes over, and so undoes, what anybody wrote whose name begins with
 # `kubectl` (fluxcd/pkg, ssa/patch.go): a pin would be gone within minutes.

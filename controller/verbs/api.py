@@ -15,9 +15,9 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from controller import names, observation
-from controller.model import Json
-from controller.verb_writes import FIELD_MANAGER
+from controller import names, words
+from controller.spec import Json
+from controller.verbs.writes import FIELD_MANAGER
 
 API_TIMEOUT_S = (5, 30)
 # To connect, and between two lines of a log that is followed.
@@ -147,10 +147,10 @@ class Api:
         # A certificate that is not trusted is an ApiException of status 0.
         if not isinstance(error, ApiException) or not error.status:
             return ApiTrouble(f"no cluster was reached at {self._host}: {error}", EXIT_UNREACHED)
-        said = str(observation.parsed(str(error.body or "")).get("message") or error.reason)
+        said = str(words.parsed(str(error.body or "")).get("message") or error.reason)
         if error.status == 404:
             # Without a CustomResourceDefinition the path itself is not there, and no Status says so.
-            if not observation.parsed(str(error.body or "")):
+            if not words.parsed(str(error.body or "")):
                 said = f"the cluster at {self._host} knows no PolicyModels: the operator is not installed there"
                 return ApiTrouble(said, EXIT_NOT_FOUND)
             return ApiTrouble(f"there is no {what} in the namespace {self.namespace}", EXIT_NOT_FOUND)

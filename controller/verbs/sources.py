@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from controller import observation
-from controller.model import Json, Revision
-from controller.verb_api import EXIT_NOT_FOUND, ApiTrouble
-from controller.verb_report import Material
+from controller import words
+from controller.model import Revision
+from controller.spec import Json
+from controller.verbs.api import EXIT_NOT_FOUND, ApiTrouble
+from controller.verbs.report import Material
 
 NO_CURVE = "Learning curve: the bundle's manifest has it; from here only the log of the training's pod could tell it, and that is gone."
 NO_RETURNS = "Evaluation: its returns, one by one, lie in the storage, which cannot be read from here."
@@ -50,7 +51,7 @@ def of_log(pieces: Iterable[bytes], trial: int | None = None) -> Material:
         trial: whose curve it is, where the training was a search: each line tells of all trials then.
     """
     lines = b"".join(pieces).decode(errors="replace").splitlines()
-    points = [found for line in lines for found in [observation.parsed(line).get("progress")] if isinstance(found, dict)]
+    points = [found for line in lines for found in [words.parsed(line).get("progress")] if isinstance(found, dict)]
     if trial is not None:
         points = [found for point in points for found in _trials(point) if found.get("trial") == trial]
     told = [
@@ -81,6 +82,6 @@ def _bundle(uri: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """A file of JSON; nothing where there is none."""
     try:
-        return observation.parsed(path.read_text())
+        return words.parsed(path.read_text())
     except OSError:
         return {}
