@@ -164,12 +164,15 @@ class PolicyApp:
         chosen = rollout.chosen(scope["headers"])
         serving = chosen[0]
         if serving is not rollout.serving:
+            began = time.thread_time()
             try:
                 return answer(serving, body, rollout.witness(chosen, serving))
             except Problem as problem:
                 if problem.status != 500:
                     raise
                 rollout.tell_failure(serving, problem)
+                if rollout.has_set_aside:
+                    self._turnstile.leave_out(time.thread_time() - began)
         return answer(rollout.serving, body, rollout.witness(chosen, rollout.serving))
 
     def _acted(self, serving: Serving | None, body: bytes, witness: Witness | None) -> Answer:

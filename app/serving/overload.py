@@ -52,6 +52,11 @@ class Turnstile:
         elif time.thread_time() - self._turn_began >= LONGEST_TURN_S:
             raise overloaded()
 
+    def leave_out(self, work_s: float) -> None:
+        """Counts so much of this turn's work as none: what a candidate took that will answer nobody again is no crowd."""
+        if self._turn_began is not None:
+            self._turn_began += work_s
+
     def _next_turn(self) -> None:
         self._turn_began = None
 

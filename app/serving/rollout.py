@@ -63,6 +63,11 @@ class Rollout:
         self._numbers = numbers
         self._told: set[str] = set()
 
+    @property
+    def has_set_aside(self) -> bool:
+        """Whether the candidate answers nobody any more."""
+        return self._trial is not None and self._trial.set_aside is not None
+
     def chosen(self, headers: RequestHeaders) -> Chosen:
         """Who is to answer a request with these headers."""
         pin = session = b""

@@ -148,7 +148,7 @@ def test_a_killed_replica_of_two_loses_what_waits_there_and_our_client_nothing(c
 
 @pytest.mark.full
 def test_the_image_changes_and_a_second_cluster_takes_over_under_load(cartpole: Namespace) -> None:
-    before = head_pod(cartpole)
+    before = lone_head_pod(cartpole)
 
     def change() -> None:
         edit(cartpole, image=ANOTHER_NAME_OF_THE_IMAGE)

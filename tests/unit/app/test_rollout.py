@@ -15,7 +15,7 @@ import pytest
 from fakes.policies import BOX, always, fragile_model, impossible_model, linear_model, nan_model, published, slow_model
 
 from app.bundle import published_bundle
-from app.serving import shadow
+from app.serving import overload, shadow
 from app.serving.asgi import PolicyApp
 from app.serving.meter import Publisher
 from app.serving.replica import PolicyHolder
@@ -278,6 +278,21 @@ def test_what_a_candidate_fails_the_serving_policy_answers_and_it_is_counted(sto
         await replica.told(old, candidate, weight=90, budget_ms=60_000)
         assert replica.holder.row()["candidate"]["setAside"] == (reason == "Slow"), "until the candidate changes"
         assert replica.holder.meter.requests == {200: 3}
+
+    with_replica(storage, play)
+
+
+def test_nobody_is_refused_for_the_time_that_a_candidate_took_which_is_set_aside(
+    storage: Storage, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "LONGEST_TURN_S", 0.05)
+
+    async def play(replica: Replica) -> None:
+        await replica.told(old, published(storage, slow_model()), weight=100)
+        slow = [4.0, 0.0, 0.0, 0.0]
+        answers = await asyncio.gather(replica.asked(slow), *(replica.asked() for _ in range(16)))
+        assert replica.holder.row()["candidate"]["setAside"] is True
+        assert {answer.status_code for answer in answers} == {200}
 
     with_replica(storage, play)
 
