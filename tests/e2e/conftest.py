@@ -44,6 +44,9 @@ def _dump() -> str:
         kubectl("describe", "pm", "-A", check=False),
         kubectl("logs", "-n", OPERATOR_NAMESPACE, "deployment/policymodel-operator", "--tail=60", check=False),
     ]
+    path = "{range .items[*]}{.metadata.namespace} {.metadata.name}{'\\n'}{end}"
+    failed = kubectl("get", "pod", "-A", "--field-selector=status.phase=Failed", "-o", f"jsonpath={path}", check=False)
+    parts += [kubectl("logs", "-n", *line.split(), "--tail=20", check=False) for line in failed.splitlines() if len(line.split()) == 2]
     return "\n".join(parts)
 
 

@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import pytest
-import requests
 
 from e2e.conftest import example
-from e2e.kube import CONTEXT, INGRESS_URL, Namespace, kubectl, wait
+from e2e.kube import CONTEXT, Namespace, kubectl, wait
 from e2e.trainings import S3, SECRET, iterations_in, training, wait_for_progress
 
 TRAIN = "policymodel.dev/role=train"
 CHECKPOINT_EVERY = 5
 AWAY_S = 60
-AWAY = """
+AWAY = "/tmp/away"  # where this file is, the way to the bucket answers 503 to everything
+WAY = f"""
+import http.client, os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-class Away(BaseHTTPRequestHandler):
+class Way(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(503)
-        self.send_header("Content-Length", "0")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, headers, content = 503, {{}}, b""
+        if not os.path.exists("{AWAY}"):
+            bucket = http.client.HTTPConnection("s3.s3", 7070, timeout=30)
+            bucket.request(self.command, self.path, body, dict(self.headers))
+            answer = bucket.getresponse()
+            status, headers, content = answer.status, dict(answer.headers), answer.read()
+            bucket.close()
+        size = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", size)
         self.end_headers()
+        self.wfile.write(content)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
-ThreadingHTTPServer(("", 7070), Away).serve_forever()
+    def log_request(self, code="-", size="-"):
+        print(code, self.command, self.path, flush=True)
+
+ThreadingHTTPServer(("", 7070), Way).serve_forever()
 """
-OF_S3 = Namespace("s3")
 
 
 @pytest.fixture
@@ -47,30 +61,15 @@ def bucket(namespace: Namespace) -> dict[str, Any]:
 
 
 @pytest.fixture
-def bucket_behind_traefik(namespace: Namespace, bucket: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The same under another name, by way of an Ingress that can lead to a pod which answers 503 to everything."""
-    host = f"bucket.{namespace.name}"
-    service = {"type": "ExternalName", "externalName": "traefik.traefik.svc.cluster.local"}
-    namespace.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bucket"}, "spec": service})
-    container = {"name": "away", "image": "policymodel-train:dev", "imagePullPolicy": "IfNotPresent", "command": ["python", "-c", AWAY]}
-    metadata = {"name": host, "labels": {"app": host}}
-    service = {"selector": {"app": host}, "ports": [{"port": 7070}]}
-    OF_S3.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}})
-    OF_S3.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "away"}, "spec": service})
-    OF_S3.apply(way_to_the_bucket(host, "s3"))
-    OF_S3.kubectl("wait", "--for=condition=Ready", f"pod/{host}", "--timeout=60s")
-    yield {**bucket, "endpoint": f"http://{host}"}
-    OF_S3.kubectl("delete", f"ingress/{host}", "service/away", f"pod/{host}", "--grace-period=0")
-
-
-def way_to_the_bucket(host: str, service: str) -> dict[str, Any]:
-    path = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": service, "port": {"number": 7070}}}}
-    spec = {"ingressClassName": "traefik", "rules": [{"host": host, "http": {"paths": [path]}}]}
-    return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": host}, "spec": spec}
-
-
-def answers(host: str) -> int:
-    return requests.get(INGRESS_URL, headers={"Host": host}, timeout=10).status_code
+def bucket_with_a_way(namespace: Namespace, bucket: dict[str, Any]) -> dict[str, Any]:
+    """The same by way of a pod that can answer 503 to everything. An Ingress that is turned elsewhere would say 404 for a moment."""
+    container = {"name": "way", "image": "policymodel-train:dev", "imagePullPolicy": "IfNotPresent", "command": ["python", "-c", WAY]}
+    service = {"selector": {"app": "way"}, "ports": [{"port": 80, "targetPort": 7070}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "way", "labels": {"app": "way"}}, "spec": {"containers": [container]}}
+    namespace.apply(pod)
+    namespace.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "way"}, "spec": service})
+    namespace.kubectl("wait", "--for=condition=Ready", "pod/way", "--timeout=60s")
+    return {**bucket, "endpoint": f"http://way.{namespace.name}"}
 
 
 def long_training(namespace: Namespace, env_steps: int, storage: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
@@ -150,16 +149,14 @@ def test_a_training_whose_node_is_drained_goes_on_elsewhere_and_loses_nothing(na
 
 
 @pytest.mark.full
-def test_a_training_waits_for_a_bucket_that_answers_503(namespace: Namespace, bucket_behind_traefik: dict[str, Any]) -> None:
-    host = bucket_behind_traefik["endpoint"].removeprefix("http://")
-    namespace.apply(long_training(namespace, env_steps=200_000, storage={"s3": bucket_behind_traefik}, checkpointEvery=1))
+def test_a_training_waits_for_a_bucket_that_answers_503(namespace: Namespace, bucket_with_a_way: dict[str, Any]) -> None:
+    namespace.apply(long_training(namespace, env_steps=200_000, storage={"s3": bucket_with_a_way}, checkpointEvery=1))
     before = wait_for_progress(namespace, "iteration", 20)
-    OF_S3.replace(way_to_the_bucket(host, "away"))
-    wait(lambda: answers(host) == 503, 10, "503 from the bucket")
+    namespace.kubectl("exec", "way", "--", "touch", AWAY)
     with pytest.raises(AssertionError, match="not in"):
         wait(lambda: training(namespace)["iteration"] > before + 20, AWAY_S, "progress without a bucket")
-    assert answers(host) == 503
-    OF_S3.replace(way_to_the_bucket(host, "s3"))
+    assert "503 PUT" in namespace.kubectl("logs", "way")
+    namespace.kubectl("exec", "way", "--", "rm", AWAY)
     is_one_run(namespace)
     (pod,) = pods_of_the_training(namespace)
     told = iterations_in(namespace.kubectl("logs", pod["metadata"]["name"]))
