@@ -386,8 +386,11 @@ def _golden_rows(recording: Recording) -> Array:
 
 def _config(task: TrainingTask) -> dict[str, Any]:
     """Everything that PPO was told, defaults included."""
-    filtered = {"observation_filter": task.settings.observation_filter} if task.settings.filters_observations else {}
-    return {**task.settings.training_arguments(), **task.model_config(), "num_envs": task.settings.num_envs, **filtered}
+    settings = task.settings
+    # Named only where they are set, so that a policy without them keeps its digest.
+    filtered = {"observation_filter": settings.observation_filter} if settings.filters_observations else {}
+    scaled = {"reward_scale": settings.reward_scale} if settings.reward_scale != 1 else {}
+    return {**settings.training_arguments(), **task.model_config(), "num_envs": settings.num_envs, **filtered, **scaled}
 
 
 def _parameters(task: TrainingTask) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from controller.spec import Json, Look, Spec, TrackingSpec
 
 RAY_VERSION = "2.60.0"
 STORAGE_PATH = "/storage"
-# Where a replica finds the claim of spec.serving.decisionLog; app.decision_log knows it too.
+# Where a replica finds the claim of spec.serving.decisionLog; app.serving.decision_log knows it too.
 DECISIONS_PATH = "/decisions"
 S3_SECRET_PATH = "/var/run/secrets/policymodel.dev/s3"
 # The key in the user's Secret, in the format of AWS's shared credentials file.

@@ -12,7 +12,6 @@ Json = Mapping[str, Any]
 
 # Seeds are below this: the schema's bound.
 SEEDS = 2**31
-
 # Of one evaluation: the schema's bound.
 MOST_EPISODES = 100_000
 

@@ -17,7 +17,6 @@ from controller.spec import Json
 
 # Of a search: the schema's bound, and what a trial may be said to be.
 MOST_TRIALS = 32
-
 TRIAL_STATES = ("Pending", "Training", "Stopped", "Finished", "Failed")
 
 

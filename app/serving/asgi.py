@@ -164,14 +164,14 @@ class PolicyApp:
         chosen = rollout.chosen(scope["headers"])
         serving = chosen[0]
         if serving is not rollout.serving:
-            began = time.thread_time()
+            began, was_set_aside = time.thread_time(), rollout.has_set_aside
             try:
                 return answer(serving, body, rollout.witness(chosen, serving))
             except Problem as problem:
                 if problem.status != 500:
                     raise
                 rollout.tell_failure(serving, problem)
-                if rollout.has_set_aside:
+                if rollout.has_set_aside and not was_set_aside:
                     self._turnstile.leave_out(time.thread_time() - began)
         return answer(rollout.serving, body, rollout.witness(chosen, rollout.serving))
 

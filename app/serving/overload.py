@@ -33,10 +33,12 @@ class Turnstile:
 
     Attributes:
         turns: how many turns had a request in them.
+        left_out_s: work that was none of the requests', since the beginning.
     """
 
     def __init__(self) -> None:
         self.turns = 0
+        self.left_out_s = 0.0
         self._turn_began: float | None = None
 
     def enter(self) -> None:
@@ -53,7 +55,8 @@ class Turnstile:
             raise overloaded()
 
     def leave_out(self, work_s: float) -> None:
-        """Counts so much of this turn's work as none: what a candidate took that will answer nobody again is no crowd."""
+        """Counts so much work of the present request as none: what a candidate took that will answer nobody again is no crowd."""
+        self.left_out_s += work_s
         if self._turn_began is not None:
             self._turn_began += work_s
 
@@ -99,11 +102,11 @@ class Line:
         try:
             async with self._lock:
                 await self._door_is_quiet()
-                began = time.thread_time()
+                began, left_out_s = time.thread_time(), self._turnstile.left_out_s
                 try:
                     return work()
                 finally:
-                    self._last_work_s = time.thread_time() - began
+                    self._last_work_s = time.thread_time() - began - (self._turnstile.left_out_s - left_out_s)
                     self._work_s_per_byte += (self._last_work_s / size - self._work_s_per_byte) / 8
         finally:
             self._waiting_bytes -= size

@@ -1,4 +1,6 @@
-"""An RLlib Learner that learns from fragments: RLlib's PPO loss, optimiser and schedules, without its way from episodes to minibatches.
+"""RLlib Learners: one that learns from fragments, and RLlib's own, from episodes, with scaled rewards.
+
+The first has RLlib's PPO loss, optimiser and schedules, without its way from episodes to minibatches.
 
 Imports RLlib. RLlib's own way (connectors, MultiAgentBatch, the figures of each minibatch) takes longer than the gradients of a small
 network do. The loss is RLlib's `compute_loss_for_module`, unchanged.

@@ -278,7 +278,7 @@ def _algorithm_config(task: TrainingTask) -> Any:
 
 
 def _classes(task: TrainingTask) -> tuple[Any, Any]:
-    """The env runner and the Learner: ours where they can, which are faster, else RLlib's own."""
+    """The env runner and the Learner: ours where they can, which are faster, else RLlib's own, whose rewards are scaled."""
     from app.training.learning import EpisodeLearner, FragmentLearner
     from app.training.sampling import ArrayEnvRunner
 

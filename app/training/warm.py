@@ -20,7 +20,7 @@ from app.training.trainer import TrainingTask
 FIELD = "spec.training.warmStart"
 WEIGHTS_FILE = "weights.npz"
 # What a manifest does not say where it is so.
-UNSAID = {"use_lstm": False, "observation_filter": "None"}
+UNSAID = {"use_lstm": False, "observation_filter": "None", "reward_scale": 1.0}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _check(task: TrainingTask, manifest: Mapping[str, Any]) -> None:
             raise _impossible(f"the {role} space of that revision is another one than that of spec.environment")
     filters = "MeanStd" if task.settings.filters_observations else "None"
     made_with = UNSAID | manifest["config"]
-    for name, value in (UNSAID | task.model_config() | {"observation_filter": filters}).items():
+    asked = UNSAID | task.model_config() | {"observation_filter": filters, "reward_scale": task.settings.reward_scale}
+    for name, value in asked.items():
         if made_with.get(name) != value:
             raise _impossible(f"spec.training.config: {name} is {value} here and {made_with.get(name)} in that revision")
 

@@ -1,1 +1,1 @@
-"""The command line against a cluster: `kubectl policymodel VERB`. Decides what is said and written; the operator imports none of it."""
+"""The command line against a cluster: `kubectl policymodel VERB`. The operator knows nothing of it but the flags."""

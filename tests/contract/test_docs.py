@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 def reasons() -> set[str]:
     """Every reason that the controller can give: the CamelCase words in its code."""
     words = set()
-    for module in ("reconcile", "observation", "local", "loop"):
+    for module in ("reconcile", "observation", "pods", "words", "replica_report", "local", "loop"):
         for node in ast.walk(ast.parse((ROOT / f"controller/{module}.py").read_text())):
             if isinstance(node, ast.Call):
                 words |= {

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -118,6 +119,26 @@ def test_whoever_waits_too_long_in_a_turn_of_the_loop_is_told_to_come_again(monk
     asyncio.run(crowd())
     # One second of work is done at each look at the clock: five are served in the first turn, and the next turn serves again.
     assert answers == [(503, b"5")] * 5 + [(503, b"1")] * 3 + [(503, b"5")]
+
+
+def test_a_line_does_not_count_the_work_that_is_left_out() -> None:
+    turnstile = overload.Turnstile()
+    line = overload.Line(turnstile)
+
+    def work() -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.3:
+            pass
+        turnstile.leave_out(0.3)
+
+    async def served() -> None:
+        turnstile.enter()
+        await line.served(20_000, work)
+        turnstile.enter()
+
+    asyncio.run(served())
+    assert line._last_work_s < 0.1
+    assert line._work_s_per_byte * 20_000 < overload.LONGEST_LINE_S / 8
 
 
 def reader_of(limit: int) -> BodyReader:

@@ -179,7 +179,7 @@ def server() -> Iterator[MLflowServer]:
 def program(server_url: str, *steps: str, place: Path, pause_s: float = 0.1) -> subprocess.CompletedProcess[str]:
     """Runs steps with `tracks` at hand, in a process whose MLflow is its own."""
     lines = [
-        "import sys, time; from app import tracking; from app.errors import RetryableError; from app.training.stop import Point",
+        "import sys, time; from app.training import tracking; from app.errors import RetryableError; from app.training.stop import Point",
         "from unit.app.test_tracking import told",
         f"tracking.PAUSE_S = {pause_s}",
         f"asked = tracking.Tracking(mlflow=tracking.MLflow({server_url!r}, 'default/cartpole', {TAGS!r}))",

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
+from app import train
 from app.bundle import digest_of
 from app.encoding import Encoding
-from app.environments import Environment
+from app.environments import Environment, parsed_environment, spaces_of
 from app.errors import InputError
 from app.policy import loaded_policy
 from app.spaces import Discrete
 from app.storage import Storage
 from app.training import trainer
 from app.training.environment_check import check_config, check_environment
-from app.training.settings import parsed_settings
+from app.training.settings import SETTINGS, parsed_settings
+from app.training.trainer import TrainingTask
 
 
 def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
@@ -136,6 +138,7 @@ def test_a_warm_start_begins_with_the_weights_of_the_other_run(cartpole: Any, tr
         ({"id": "Acrobot-v1"}, {}, "the observation space"),
         ({"id": "CartPole-v1"}, {"fcnetHiddens": [8]}, "fcnet_hiddens is [8] here and [64, 64]"),
         ({"id": "CartPole-v1"}, {"observationFilter": "MeanStd"}, "observation_filter is MeanStd here and None"),
+        ({"id": "CartPole-v1"}, {"rewardScale": 0.1}, "reward_scale is 0.1 here and 1.0"),
     ],
 )
 def test_a_warm_start_that_does_not_fit_is_refused_before_ray_starts(
@@ -268,3 +271,25 @@ def test_a_learner_with_a_gpu_has_a_ray_also_without_workers(monkeypatch: pytest
     task = trainer.TrainingTask(Environment("CartPole-v1", "", {}), encoding, parsed_settings({}), workers=0, seed=0)
     with pytest.raises(Started, match="0"):
         trainer.Trainer(task)
+
+
+OTHERS = {"lr": 0.01, "gamma": 0.5, "lambda": 0.5, "clipParam": 0.3, "vfClipParam": 5, "vfLossCoeff": 1, "entropyCoeff": 0.01}
+OTHERS |= {"useKlLoss": True, "klCoeff": 0.1, "klTarget": 0.02, "gradClip": 1, "trainBatchSize": 2048, "minibatchSize": 128}
+OTHERS |= {"numEpochs": 3, "numEnvs": 8, "fcnetHiddens": [8], "fcnetActivation": "relu", "vfShareLayers": True, "freeLogStd": True}
+OTHERS |= {"rewardScale": 0.1, "observationFilter": "MeanStd", "useLstm": True, "lrEnd": 0, "entropyCoeffEnd": 0.1}
+# What means something beside another alone.
+BESIDE = {"lstmCellSize": (8, {"useLstm": True}), "maxSeqLen": (5, {"useLstm": True}), "scheduleSteps": (1000, {"lrEnd": 0})}
+
+
+def test_every_setting_is_part_of_what_a_policy_says_it_was_made_with() -> None:
+    environment = parsed_environment({"id": "CartPole-v1"})
+    encoding = Encoding(*spaces_of(environment.made()))
+
+    def config(**settings: Any) -> dict[str, Any]:
+        return train._config(TrainingTask(environment, encoding, parsed_settings(settings), 0, 0))
+
+    assert OTHERS.keys() | BESIDE.keys() == SETTINGS.keys()
+    for name, value in OTHERS.items():
+        assert config(**{name: value}) != config(), name
+    for name, (value, beside) in BESIDE.items():
+        assert config(**beside, **{name: value}) != config(**beside), name
