@@ -155,7 +155,7 @@ SETTINGS = {
     "fcnetActivation": Setting("fcnet_activation", f"one of {', '.join(ACTIVATIONS)}", _one_of(ACTIVATIONS)),
     "vfShareLayers": Setting("vf_share_layers", "true or false", _boolean),
     "freeLogStd": Setting("free_log_std", "true or false", _boolean),
-    "rewardScale": Setting("reward_scale", "a number from 0.0001 to 1000000", _number(at_least=0.0001, at_most=1_000_000)),
+    "rewardScale": Setting("reward_scale", "a number above 0, at most 1000000", _number(above=0, at_most=1_000_000)),
     "observationFilter": Setting("observation_filter", f"one of {', '.join(FILTERS)}", _one_of(FILTERS)),
     "useLstm": Setting("use_lstm", "true or false", _boolean),
     "lstmCellSize": Setting("lstm_cell_size", "an integer from 1 to 4096", _integer(1, 4096)),
