@@ -155,7 +155,7 @@ def test_a_training_waits_for_a_bucket_that_answers_503(namespace: Namespace, bu
     namespace.kubectl("exec", "way", "--", "touch", AWAY)
     with pytest.raises(AssertionError, match="not in"):
         wait(lambda: training(namespace)["iteration"] > before + 20, AWAY_S, "progress without a bucket")
-    assert "503 PUT" in namespace.kubectl("logs", "way")
+    assert "\n503 " in namespace.kubectl("logs", "way")
     namespace.kubectl("exec", "way", "--", "rm", AWAY)
     is_one_run(namespace)
     (pod,) = pods_of_the_training(namespace)
