@@ -25,6 +25,8 @@ from typing import Any
 
 # A store that is gone for longer fails the attempt, and the next one goes on.
 GONE_S = 180
+# That time ends it, and no count: the client's pauses are of chance, and a hundred of them may be over in 45 s.
+MOST_RETRIES = 10_000
 TIMEOUT_S = 60
 REGION = "us-east-1"
 
@@ -104,7 +106,7 @@ def _store(bucket: str) -> Any:
         region=os.environ.get("AWS_REGION") or REGION,
         virtual_hosted_style_request=not is_path_style,
         client_options={"allow_http": True, "timeout": timedelta(seconds=TIMEOUT_S)},
-        retry_config={"max_retries": 100, "retry_timeout": timedelta(seconds=GONE_S)},
+        retry_config={"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=GONE_S)},
         **({"endpoint": endpoint} if endpoint else {}),
         **({"credential_provider": _credentials} if "AWS_SHARED_CREDENTIALS_FILE" in os.environ else {}),
     )
