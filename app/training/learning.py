@@ -1,7 +1,7 @@
 """RLlib Learners: one that learns from fragments, and RLlib's own, which learns from episodes, with scaled rewards. Imports RLlib.
 
-The first has RLlib's PPO loss (`compute_loss_for_module`, unchanged), optimiser and schedules, without its way from episodes to minibatches:
-connectors, MultiAgentBatch and the figures of each minibatch take longer than the gradients of a small network do.
+The first has RLlib's PPO loss (`compute_loss_for_module`, unchanged), optimiser and schedules, without its way from episodes to
+minibatches: connectors, MultiAgentBatch and the figures of each minibatch take longer than the gradients of a small network do.
 """
 
 import contextlib
