@@ -113,10 +113,12 @@ class Trial:
             flaw = self._soundness.flaw_of(decision, count) if is_candidate else None
         except Exception:
             tally.failures[RAISED] += 1
+            if is_candidate:
+                self._takes_too_long(time.thread_time() - began, count)
             raise
         tally.took(seconds, count)
         if is_candidate:
-            if seconds > self.terms.budget_s and self._takes_too_long(seconds, count):
+            if self._takes_too_long(seconds, count):
                 flaw = flaw or SLOW
             if flaw is not None:
                 tally.failures[flaw] += 1
@@ -150,9 +152,10 @@ class Trial:
         self.shadow.close()
 
     def _takes_too_long(self, seconds: float, observations: int) -> bool:
-        """Whether an inference that is over the budget took longer than it may; the candidate is set aside then."""
+        """Whether an inference took longer than it may; the candidate is set aside then."""
         usual = self.serving_tally
-        if observations > 1 and seconds <= PATIENCE * observations * usual.inference_s / max(1, usual.observations):
+        patience_s = PATIENCE * observations * usual.inference_s / max(1, usual.observations) if observations > 1 else 0.0
+        if seconds <= max(self.terms.budget_s, patience_s):
             return False
         self.put_aside(seconds)
         return True
@@ -161,7 +164,7 @@ class Trial:
         self.candidate_tally.add(outcome.tally)
         self.compared += outcome.compared
         self.agreed += outcome.agreed
-        if any(seconds > self.terms.budget_s and self._takes_too_long(seconds, count) for seconds, count in outcome.timed):
+        if any(self._takes_too_long(seconds, count) for seconds, count in outcome.timed):
             self.candidate_tally.failures[SLOW] += 1
 
 

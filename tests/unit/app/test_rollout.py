@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -293,6 +294,25 @@ def test_nobody_is_refused_for_the_time_that_a_candidate_took_which_is_set_aside
         answers = await asyncio.gather(replica.asked(slow), *(replica.asked() for _ in range(16)))
         assert replica.holder.row()["candidate"]["setAside"] is True
         assert {answer.status_code for answer in answers} == {200}
+
+    with_replica(storage, play)
+
+
+def test_a_candidate_that_raises_after_its_time_is_set_aside(storage: Storage, old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any, **__: Any) -> Any:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.03:
+            pass
+        raise RuntimeError("too late as well")
+
+    async def play(replica: Replica) -> None:
+        candidate = published(storage, always(0))
+        await replica.told(old, candidate, weight=100, budget_ms=20)
+        assert await replica.digest() == candidate
+        monkeypatch.setattr(replica.holder.trial.candidate.policy, "decide", late)
+        assert await replica.digest() == old
+        assert replica.holder.row()["candidate"]["error"]["reason"] == "SetAsideTooSlow"
+        assert replica.trial["candidate"]["failures"] == {"Raised": 1}
 
     with_replica(storage, play)
 
