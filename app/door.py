@@ -15,10 +15,9 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from app.serving.body import Message, Receive, Scope
+from app.serving.body import Message, Receive, Scope, Send
 
 IMPORT_PATH = "app.door:middlewares"
-Send = Callable[[Message], Awaitable[None]]
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LONGEST_REQUEST_ID = 128

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from app.door import Send
 from app.serving import description, inference_protocol
 from app.serving.acting import Serving, Witness
-from app.serving.body import BodyReader, Receive, Scope, decoded
+from app.serving.body import BodyReader, Receive, Scope, Send, decoded
 from app.serving.meter import Meter
 from app.serving.overload import LARGE_BYTES, Line, Turnstile
 from app.serving.problem import Headers, Problem, no_policy

@@ -13,6 +13,7 @@ from app.serving.problem import Problem, overloaded
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 # A body that comes slowly holds one of the replica's places; a hundred of them would be an outage.
 BODY_S = 10.0

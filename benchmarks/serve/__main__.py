@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # Ray puts Unix sockets below it, whose paths may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         print("training the policy that is served ...", flush=True)
-        world = trained_world(Path(folder), cache, "tutorial" in [target.name for target in chosen])
+        world = trained_world(Path(folder), cache, any("tutorial" in target.name for target in chosen))
         rows, busy = _measured_rows(world, chosen, arguments)
         _write(arguments.out, rows, BATCH_CONNECTIONS if BATCH_CONNECTIONS in arguments.connections else arguments.connections[0])
         costs = measured_costs(world, arguments.starts)

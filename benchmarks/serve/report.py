@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.serve.load import Cell
 
 REFERENCES = ("tutorial", "asgi")
-BAR_PX, GAP_PX, NAME_PX, WIDTH_PX = 22, 8, 90, 640
+BAR_PX, GAP_PX, NAME_PX, WIDTH_PX = 22, 8, 110, 640
 
 
 @dataclass

@@ -24,7 +24,7 @@ OWN_ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's default of 15 would let the generator take the cores from the workers
+    "RAY_worker_niceness": "0",  # as in what we render; Ray's default of 15 lets the generator take the cores from the workers
 }
 
 
@@ -113,10 +113,12 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
-def _tutorial(world: World) -> Launch:
+def _tutorial(world: World, niceness: int) -> Launch:
+    """The tutorial's server, whose workers have so much niceness: 15 is Ray's default, which the tutorial leaves as it is."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(world.directory / "t")]
-    return Launch(command, port, OWN_ENVIRONMENT)
+    folder = world.directory / f"t{niceness}"
+    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(folder)]
+    return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": str(niceness)})
 
 
 def _asgi(world: World) -> Launch:
@@ -203,7 +205,8 @@ TARGETS = {
         Target("ours", "ours", lambda world: ours(world, "ours", 1), ROUTE, has_batches=True),
         Target("ours-port", "ours", lambda world: ours(world, "ours", 1), ROUTE, asks_replica=True),
         Target("ours-2", "ours-2", lambda world: ours(world, "ours-2", 2), ROUTE),
-        Target("tutorial", "tutorial", _tutorial, ROUTE),
+        Target("tutorial", "tutorial", lambda world: _tutorial(world, 15), ROUTE),
+        Target("tutorial-nice-0", "tutorial-nice-0", lambda world: _tutorial(world, 0), ROUTE),
         Target("asgi", "asgi", _asgi, has_batches=True),
         Target("starlette", "starlette", _uvicorn("starlette_app")),
         Target("fastapi", "fastapi", _uvicorn("fastapi_app")),
