@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from controller import observation, replica_report, words
-from controller.model import FoundBy, Owner, Problem, Progress, ReplicaRow, Replicas, Request, SearchStatus, TrialStatus
+from controller import observation
+from controller.model import Owner, Problem, Progress, Request, SearchStatus, TrialStatus
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 OWNER = Owner("default", "cartpole", "uid-1")
@@ -337,33 +337,6 @@ def test_how_the_trials_of_a_search_stand_is_read_from_the_log(log, wanted):
     assert seen(job({"active": 1}), pod(), log=log).search == wanted
 
 
-SEARCH_RESULT = {"search": {"trial": 2, "seed": 7, "config": {"lr": 0.1}, "trials": [["Stopped", 1024, 20.5], ["Finished", 2048, None]]}}
-WRONG_RESULTS = {
-    "nothing": {},
-    "no object": {"search": 3},
-    "no seed": {"search": {**SEARCH_RESULT["search"], "seed": None}},
-    "settings that are none": {"search": {**SEARCH_RESULT["search"], "config": {"lr": {}}}},
-}
-
-
-def test_a_result_tells_which_trial_was_published_and_how_all_ended():
-    assert words.found_by(SEARCH_RESULT) == FoundBy(2, 2, 7, {"lr": 0.1})
-    assert words.ended_search(SEARCH_RESULT, STANDING) == SearchStatus(
-        2, (TrialStatus(1, "Stopped", {"lr": 0.1}, 1024, 20.5), TrialStatus(2, "Finished", {"lr": 0.1}, 2048, None))
-    )
-
-
-@pytest.mark.parametrize("result", WRONG_RESULTS.values(), ids=WRONG_RESULTS)
-def test_a_result_that_tells_no_search_as_it_should_be_tells_none(result):
-    assert words.found_by(result) is None
-    assert words.ended_search(result, STANDING) is None
-
-
-@pytest.mark.parametrize("trials", [[["Lost", 1, 2.0]], [["Stopped", 1]], [["Stopped", 1, "9"]], [3]], ids=str)
-def test_ends_that_are_not_told_as_they_should_be_are_not_known(trials):
-    assert words.ended_search({"search": {**SEARCH_RESULT["search"], "trials": trials}}, None) is None
-
-
 def ray_service(status: dict[str, Any] | None = None, config: str | None = "applications: []", **metadata: Any) -> dict[str, Any]:
     spec = {} if config is None else {"serveConfigV2": config}
     return {"metadata": {"name": "cartpole", "ownerReferences": OWNED, **metadata}, "spec": spec, "status": status or {}}
@@ -544,49 +517,6 @@ def test_an_ingress_is_ours_or_not_and_may_be_on_its_way_out():
     assert observation.ingress_state(ours, OWNER) == observation.ChildState(ours, False, False, None)
     assert observation.ingress_state({"metadata": {"name": "cartpole"}}, OWNER).foreign
     assert observation.ingress_state({"metadata": {**ours["metadata"], "deletionTimestamp": "x"}}, OWNER).deleting
-
-
-def test_replicas_say_what_they_serve_and_what_they_refuse():
-    report = {
-        "runningReplicas": 2,
-        "replicas": [
-            {"replica": "a", "serving": {"digest": "sha256:ab", "revision": 1}, "error": None, "requests": 3},
-            {"replica": "b", "serving": None, "error": {"digest": "sha256:cd", "reason": "DigestMismatch", "message": "bad"}},
-        ],
-    }
-    assert replica_report.replicas(report) == Replicas(
-        2,
-        (
-            ReplicaRow("a", "sha256:ab", can_try=False),
-            ReplicaRow("b", None, "sha256:cd", Problem("DigestMismatch", "bad"), can_try=False),
-        ),
-    )
-
-
-NO_REPORTS = {
-    "nothing": {},
-    "a list": [],
-    "no count": {"runningReplicas": None, "replicas": []},
-    "rows that are text": {"runningReplicas": 1, "replicas": ["a"]},
-    "serving that is text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": "sha256:ab"}]},
-    "manners that are text": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "manners": "good"}]},
-    "an error without a reason": {"runningReplicas": 1, "replicas": [{"replica": "a", "serving": None, "error": {"digest": "x"}}]},
-}
-
-
-@pytest.mark.parametrize("report", NO_REPORTS.values(), ids=NO_REPORTS)
-def test_an_answer_that_is_no_report_is_refused(report):
-    with pytest.raises((KeyError, TypeError, replica_report.ReportUnusable)):
-        replica_report.replicas(report)
-
-
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [('{"a": 1}', {"a": 1}), ("{", {}), ("[1]", {}), ("", {}), ("null", {}), ("[" * 20_000, {})],
-    ids=["an object", "torn", "a list", "empty", "null", "deep"],
-)
-def test_a_line_is_an_object_or_nothing(line, wanted):
-    assert words.parsed(line) == wanted
 
 
 ASKED = {"id": "r1", "user": "alice", "time": "2026-01-01T12:00:00Z"}
