@@ -156,7 +156,10 @@ class Cluster:
             raise ActionRefused(f"{type(action).__name__} {action.kind} {action.name}: {_in_words(error)}") from error
 
     def publish(self, owner: Owner, status: Status, events: Iterable[Event]) -> None:
-        """Writes the status, then its events. A PolicyModel that has gone meanwhile needs neither."""
+        """Writes the status, then its events. A PolicyModel that has gone meanwhile needs neither.
+
+        An event that is refused (in a namespace that is on its way out, say) is lost, and the log says so: the status tells the state.
+        """
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -175,7 +178,11 @@ class Cluster:
         except NotFoundError:
             return
         for event in events:
-            self._record(owner, event)
+            try:
+                self._record(owner, event)
+            except ApiException as error:
+                lost = f"{event.reason}: {event.message}"
+                logging.getLogger(__name__).warning("%s/%s: no event %r: %s", owner.namespace, owner.name, lost, _in_words(error))
 
     def keys(self, namespaces: Sequence[str]) -> list[Key]:
         """Every PolicyModel there is, in these namespaces or, where none is named, in all."""

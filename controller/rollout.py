@@ -193,9 +193,9 @@ def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSp
     failure = analysis.returns(found, rules.analysis, len(rules.steps)) if stage.step else None
     if failure:
         return _failed(observed, wanted, here, failure)
-    answers = found.candidate.requests + found.compared
-    if stage.step and answers < rules.analysis.min_requests:
-        failure = _starved(observed, answers) if over_since_s > rules.progress_deadline_s else None
+    answered = found.candidate.requests
+    if stage.step and answered < rules.analysis.min_requests:
+        failure = _starved(observed, answered) if over_since_s > rules.progress_deadline_s else None
         return _failed(observed, wanted, here, failure) if failure else here
     return _next_stage(observed, wanted, here, rules, analysis.summary(found))
 

@@ -141,8 +141,8 @@ class Kube:
         if match is None:
             raise Refused(404, "NotFound", path)
         plural, namespace, name, sub = match["plural"], match["namespace"] or "", match["name"], match["sub"]
-        self.check_rights(path, plural)
         verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+        self.check_rights(path, plural, verb)
         with self.changed:
             self.rights.add((verb, f"{plural}/{sub}" if sub else plural))
             if self.failing > 0:
@@ -173,9 +173,12 @@ class Kube:
                 self.managers.append(query.get("fieldManager"))
             return self._applied(key, sub, body, is_merge=is_merge)
 
-    def check_rights(self, path: str, plural: str = "") -> None:
-        """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster; to what is `forbidden` none."""
-        if plural in self.forbidden or (self.is_namespaced and "/namespaces/" not in path):
+    def check_rights(self, path: str, plural: str = "", verb: str = "") -> None:
+        """With `is_namespaced` the client has rights in namespaces only, and none in the whole cluster.
+
+        To what is `forbidden` it has none, or not the one that is named as in `create events`.
+        """
+        if {plural, f"{verb} {plural}"} & self.forbidden or (self.is_namespaced and "/namespaces/" not in path):
             raise Refused(403, "Forbidden", f"{path} is forbidden")
 
     def _applied(self, key: tuple[str, str, str], sub: str | None, body: Document, *, is_merge: bool = False) -> Document:

@@ -439,7 +439,8 @@ class World:
         if tried:
             errors = 500 if tried["digest"] in self.faulty else 0
             asked = Tally(requests=1000, errors=errors) if tried["weight"] or tried["mode"] == "Shadow" else Tally()
-            trial = Trial(Tally(requests=9000), asked)
+            compared = asked.requests if tried["mode"] == "Shadow" else 0
+            trial = Trial(Tally(requests=9000), asked, compared, compared)
             return replace(row, candidate=CandidateRow(tried["digest"], tried["mode"], tried["weight"], True), trial=trial)
         problem = self._refusal(candidate["digest"]) if candidate else None
         if candidate and problem:

@@ -244,6 +244,18 @@ def test_without_the_right_to_see_ray_jobs_those_who_have_none_are_followed_all_
     assert is_ready(kube)
 
 
+def test_where_no_event_may_be_written_the_rest_is_done_all_the_same(kube, operator, caplog):
+    kube.forbidden = {"create events"}
+    operator()
+    create(kube)
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    finish(kube, JOB)
+    until(lambda: is_ready(kube), lambda: status(kube))
+    lost = [record.getMessage() for record in caplog.records if record.name == "controller.cluster"]
+    assert any("default/cartpole: no event 'Published: " in line for line in lost), lost
+    assert not [record for record in caplog.records if record.exc_info and record.name == "controller.loop"]
+
+
 def test_what_happened_while_no_watch_told_it_is_seen_all_the_same(kube, operator):
     operator()
     create(kube)

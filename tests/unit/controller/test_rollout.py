@@ -353,11 +353,12 @@ def test_an_abort_while_the_pods_change_waits_and_is_not_lost() -> None:
     assert revision(world, 2)["rollout"]["outcome"] == "Aborted"
 
 
-def test_a_candidate_without_the_requests_that_it_needs_waits_and_then_goes_back() -> None:
-    changes = {**CANARY, "rollout__progressDeadlineSeconds": 60, "rollout__analysis": {"minRequests": 5000}}
+@pytest.mark.parametrize(("way", "weight"), [(CANARY, 10), (SHADOW, 0)], ids=["canary", "shadow"])
+def test_a_candidate_without_the_requests_that_it_needs_waits_and_then_goes_back(way: dict[str, Any], weight: int) -> None:
+    changes = {**way, "rollout__progressDeadlineSeconds": 60, "rollout__analysis": {"minRequests": 2500}}
     world = retrained(served(**changes), **changes)
     for _ in range(8):
         world.get_on()
-    assert told(world)[1] == 10
+    assert told(world)[1] == weight
     world.settle()
     assert revision(world, 2)["rollout"]["reason"] == "TooFewRequests"
