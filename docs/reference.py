@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ALIKE = "spec.training.search.config"
 HEAD = """# Reference
 
-Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec --recursive` says the same.
+Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec.training` and so on say the same; rules that hold between fields are told when they are broken.
 
 """
 
@@ -54,7 +54,10 @@ def _allowed(node: dict[str, Any], required: bool) -> str:
         said.append("one of " + ", ".join(f"`{value}`" for value in node["enum"]))
     low, high = node.get("minimum"), node.get("maximum")
     if low is not None or high is not None:
-        said.append(f"{'' if low is None else low} to {'' if high is None else high}".strip())
+        least = "" if low is None else f"above {low}" if node.get("exclusiveMinimum") else f"{low} or more" if high is None else f"{low}"
+        said.append(f"{least} to {high}".strip() if high is not None else least)
+    if "maxItems" in node:
+        said.append(f"at most {node['maxItems']} of them")
     if "default" in node and node["default"] not in ({}, []):
         said.append(f"default `{json.dumps(node['default'])}`")
     return "; ".join(said)
