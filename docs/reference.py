@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ALIKE = "spec.training.search.config"
 HEAD = """# Reference
 
-Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec.training` and so on say the same; rules that hold between fields are told when they are broken.
+Made from `k8s/crd.yaml` by `python docs/reference.py`. `kubectl explain pm.spec.training` and so on say the same.
 
 """
 

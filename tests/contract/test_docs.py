@@ -19,7 +19,9 @@ README = (ROOT / "README.md").read_text()
 def reasons() -> set[str]:
     """Every reason that the controller, a Job or a replica can give: the CamelCase words in their code."""
     words = set()
-    jobs_and_replicas = [ROOT / f"app/{name}.py" for name in ("bundle", "policy", "evaluate", "storage", "training/export", "serving/trial")]
+    jobs_and_replicas = [
+        ROOT / f"app/{name}.py" for name in ("bundle", "policy", "evaluate", "storage", "training/export", "serving/trial")
+    ]
     for module in [*(ROOT / "controller").glob("*.py"), *jobs_and_replicas]:
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.Call):
