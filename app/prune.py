@@ -7,7 +7,8 @@ which tells its digest, goes last.
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from app.bundle import DIGEST, MANIFEST_FILE
@@ -41,36 +42,60 @@ def run(argv: Sequence[str], _report: Report) -> dict[str, Any]:
             raise InputError("InvalidArguments", "--delete must name digests: sha256: and 64 hexadecimal digits")
     storage = open_storage(arguments.storage)
     with storage_faults():
-        for digest in digests:
-            _remove_whole(storage.bundles() / digest.removeprefix("sha256:"), MANIFEST_FILE)
-        return {"pruned": len(digests), "evaluations": _without_evaluations(storage, digests), "runs": _without_runs(storage, digests)}
+        evaluations, runs = _evaluations(storage, digests), _runs(storage, digests)
+        removals: list[Callable[[], None]] = [partial(_remove_whole, bundle, MANIFEST_FILE) for bundle in _bundles(storage, digests)]
+        removals += [partial(remove_file, storage.evaluations(), name) for name in evaluations]
+        removals += [partial(_remove_run, run) for run in runs]
+        _do_all(removals)
+    return {"pruned": len(digests), "evaluations": len(evaluations), "runs": len(runs)}
 
 
-def _without_evaluations(storage: Storage, digests: Sequence[str]) -> int:
-    """Removes the records of having played these policies; where one of them was the opponent, the record is another policy's."""
+def _do_all(removals: Sequence[Callable[[], None]]) -> None:
+    """Does each: what cannot be removed keeps nothing else from it.
+
+    Raises:
+        OSError: the first that failed, at the end; at once where the storage itself does (EIO, as of a bucket).
+    """
+    failures: list[OSError] = []
+    for removal in removals:
+        try:
+            removal()
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _bundles(storage: Storage, digests: Sequence[str]) -> list[Place]:
+    return [storage.bundles() / digest.removeprefix("sha256:") for digest in digests]
+
+
+def _evaluations(storage: Storage, digests: Sequence[str]) -> list[str]:
+    """The records of having played these policies; where one of them was the opponent, the record is another policy's."""
     directory = storage.evaluations()
-    found = [name for name in children(directory) if name.endswith(".json") and _digest(directory / name) in digests]
-    for name in found:
-        remove_file(directory, name)
-    return len(found)
+    return [name for name in children(directory) if name.endswith(".json") and _digest(directory / name) in digests]
 
 
-def _without_runs(storage: Storage, digests: Sequence[str]) -> int:
-    """Removes the runs whose result is one of these policies."""
+def _runs(storage: Storage, digests: Sequence[str]) -> list[Place]:
+    """The runs whose result is one of these policies."""
     runs = storage.path / "runs"
-    found = [name for name in children(runs) if _digest(runs / name / RESULT_FILE) in digests]
-    for name in found:
-        checkpoints = runs / name / CHECKPOINTS
-        for checkpoint in children(checkpoints):
-            _remove_whole(checkpoints / checkpoint, STATE_FILE)
-        _remove_whole(runs / name / TENSORBOARD)
-        remove_trials(runs / name)
-        _remove_whole(runs / name / TRIALS)
-        for file in children(runs / name):
-            if file not in (CHECKPOINTS, TENSORBOARD, TRIALS, RESULT_FILE):
-                remove_file(runs / name, file)
-        _remove_whole(runs / name, RESULT_FILE)
-    return len(found)
+    return [runs / name for name in children(runs) if _digest(runs / name / RESULT_FILE) in digests]
+
+
+def _remove_run(run: Place) -> None:
+    for checkpoint in children(run / CHECKPOINTS):
+        _remove_whole(run / CHECKPOINTS / checkpoint, STATE_FILE)
+    _remove_whole(run / TENSORBOARD)
+    remove_trials(run)
+    _remove_whole(run / TRIALS)
+    for name in children(run):
+        if name not in (CHECKPOINTS, TENSORBOARD, TRIALS, RESULT_FILE):
+            # Whoever mounts the claim may have left a directory of theirs.
+            _remove_whole(run / name)
+            remove_file(run, name)
+    _remove_whole(run, RESULT_FILE)
 
 
 def _digest(record: Place) -> str | None:

@@ -60,9 +60,11 @@ def errors(found: Measured, rules: AnalysisSpec) -> Problem | None:
 
     Source: Wilson, JASA 22 (1927), one-sided: it holds for few requests and for ratios near 0, where the normal interval does not.
     """
-    requests, failed = found.candidate.requests, found.candidate.errors
+    failed = found.candidate.errors
     if failed == 0:
         return None
+    # One request of a shadow may fail in two ways.
+    requests = max(found.candidate.requests, failed)
     z = NormalDist().inv_cdf(rules.confidence)
     ratio = failed / requests
     centre = ratio + z**2 / (2 * requests)
@@ -122,7 +124,7 @@ def returns(found: Measured, rules: AnalysisSpec, looks: int) -> Problem | None:
         return None
     variances = before.std**2 / before.episodes, after.std**2 / after.episodes
     error = 0.0
-    if sum(variances) > 0:
+    if sum(variance**2 for variance in variances) > 0:
         freedom = sum(variances) ** 2 / (variances[0] ** 2 / (before.episodes - 1) + variances[1] ** 2 / (after.episodes - 1))
         error = quantile(1 - (1 - rules.confidence) / looks, max(1, int(freedom))) * math.sqrt(sum(variances))
     difference = after.mean - before.mean

@@ -15,6 +15,7 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ApiException, ForbiddenError, NotFoundError, ResourceNotFoundError
+from urllib3.exceptions import HTTPError
 
 from controller import capacity, names, observation, resources, words
 from controller import status as statuses
@@ -41,6 +42,8 @@ from controller.spec import Json, Spec, spec_of
 
 API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
+# The kubelet of the pod answers, and its node may be in trouble.
+LOG_TIMEOUT_S = (2, 5)
 LOG_TAIL_LINES = 40
 LOG_BYTES = 1024 * 1024
 
@@ -95,7 +98,7 @@ class Cluster:
         status = statuses.status_of(document.get("status", {}))
         try:
             return self._observed(owner, document, status, now)
-        except (ApiException, ResourceNotFoundError) as error:
+        except (ApiException, ResourceNotFoundError, HTTPError) as error:
             raise NotObserved(owner, status, now, _in_words(error)) from error
 
     def _observed(self, owner: Owner, document: Json, status: Status, now: datetime) -> Observed:
@@ -189,11 +192,15 @@ class Cluster:
         return [(document["metadata"]["namespace"], document["metadata"]["name"]) for document in self._documents(namespaces)]
 
     def statuses(self, namespaces: Sequence[str]) -> list[tuple[Key, Status]]:
-        """What was last written of every PolicyModel in these namespaces or, where none is named, in all."""
-        return [
-            ((document["metadata"]["namespace"], document["metadata"]["name"]), statuses.status_of(document.get("status", {})))
-            for document in self._documents(namespaces)
-        ]
+        """What was last written of every PolicyModel in these namespaces or, where none is named, in all; the unreadable are left out."""
+        found: list[tuple[Key, Status]] = []
+        for document in self._documents(namespaces):
+            key = (document["metadata"]["namespace"], document["metadata"]["name"])
+            try:
+                found.append((key, statuses.status_of(document.get("status", {}))))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                logging.getLogger(__name__).warning("%s/%s: its status cannot be read: %r", *key, error)
+        return found
 
     def driven_by(self, namespace: str, ray_service: str) -> list[Key]:
         """The PolicyModels that a RayService serves."""
@@ -204,8 +211,16 @@ class Cluster:
         ]
 
     def _documents(self, namespaces: Sequence[str]) -> list[dict[str, Any]]:
-        wanted: Sequence[str | None] = namespaces or [None]
-        return [document for namespace in wanted for document in self._list(names.KIND, namespace)]
+        if not namespaces:
+            return self._list(names.KIND, None)
+        found: list[dict[str, Any]] = []
+        for namespace in namespaces:
+            try:
+                found += self._list(names.KIND, namespace)
+            except ApiException as error:
+                # One that has gone, and its rights with it, keeps no other from being looked after.
+                logging.getLogger(__name__).warning("the PolicyModels of %s: %s", namespace, _in_words(error))
+        return found
 
     def _resource(self, kind: str) -> Any:
         """The API of a kind. The discovery behind it is no work for several threads at once: it forgets what it knows to look again.
@@ -272,7 +287,9 @@ class Cluster:
 
     def _log(self, pods: list[dict[str, Any]], container: str) -> str:
         """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""
-        running = next((pod for pod in pods if pod.get("status", {}).get("phase") == "Running"), None)
+        # The node of one that is on its way out may be gone: its kubelet would be waited for.
+        alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        running = next((pod for pod in alive if pod.get("status", {}).get("phase") == "Running"), None)
         if running is None:
             return ""
         metadata = running["metadata"]
@@ -285,10 +302,10 @@ class Cluster:
                     tail_lines=LOG_TAIL_LINES,
                     # The image may be its user's, and its lines of any length.
                     limit_bytes=LOG_BYTES,
-                    _request_timeout=API_TIMEOUT_S,
+                    _request_timeout=LOG_TIMEOUT_S,
                 )
             )
-        except ApiException:
+        except (ApiException, HTTPError, UnicodeDecodeError):
             return ""
 
     def _events(self, involved: Mapping[str, Any]) -> list[dict[str, Any]]:

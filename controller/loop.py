@@ -20,13 +20,20 @@ Key = tuple[str, str]
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
+DOUBLINGS = 6
 # Events come in bursts: a pod alone has five on its way up.
 SETTLE_S = 0.2
 AT_ONCE = 4
 
 
 class ActionRefused(Exception):
-    """A backend would not do what the plan asks; the text says what and why."""
+    """A backend would not do what the plan asks; the text says what and why.
+
+    Attributes:
+        looks_in_s: when to look again at the latest, whatever has failed before; None where that can wait.
+    """
+
+    looks_in_s: float | None = None
 
 
 class NotObserved(Exception):
@@ -59,7 +66,7 @@ def reconcile_once(backend: Backend, key: Key, settings: Settings) -> float | No
         Seconds until the next look, or None where the PolicyModel is gone.
 
     Raises:
-        ActionRefused, NotObserved: after the status has said so; to be retried.
+        ActionRefused, NotObserved, and what else goes wrong with the plan: after the status has said so; to be retried.
     """
     try:
         observed = backend.observe(key)
@@ -70,20 +77,32 @@ def reconcile_once(backend: Backend, key: Key, settings: Settings) -> float | No
         raise
     if observed is None or observed.deleting:
         return None
-    plan = reconcile.plan(observed, settings)
-    refusals = []
+    try:
+        plan = reconcile.plan(observed, settings)
+    except Exception as error:
+        message = f"the operator failed over what it saw ({type(error).__name__}); its log has more"
+        doubt = statuses.with_doubt(observed.status, "OperatorFailed", message, observed.now)
+        _publish(backend, observed.owner, observed.status, doubt, ())
+        raise
+    refused: list[tuple[Action, ActionRefused]] = []
     for action in plan.actions:
         # One that is refused (a quota, a webhook) keeps no other from being done: each is safe alone.
         try:
             backend.apply(observed.owner, action)
         except ActionRefused as refusal:
-            refusals.append(refusal)
-    if refusals:
-        status = statuses.with_failure(plan.status, observed.status, "ActionRefused", str(refusals[0]), observed.now)
-        _publish(backend, observed.owner, observed.status, status, statuses.events(observed.status, status))
-        raise refusals[0]
-    _publish(backend, observed.owner, observed.status, plan.status, plan.events)
-    return plan.requeue_after_s
+            refused.append((action, refusal))
+    if not refused:
+        _publish(backend, observed.owner, observed.status, plan.status, plan.events)
+        return plan.requeue_after_s
+    first = refused[0][1]
+    status = statuses.with_failure(plan.status, observed.status, "ActionRefused", str(first), observed.now)
+    if any(action.kind == "RayService" for action, _ in refused):
+        status = statuses.with_rollout_of(status, observed.status)
+    if plan.status.candidate:
+        # Whatever else is refused, a candidate is watched as before.
+        first.looks_in_s = plan.requeue_after_s
+    _publish(backend, observed.owner, observed.status, status, statuses.events(observed.status, status))
+    raise first
 
 
 def _publish(backend: Backend, owner: Owner, before: Status, status: Status, events: Iterable[Event]) -> None:
@@ -136,16 +155,20 @@ class KeyedQueue:
         task.add_done_callback(self._tasks.discard)
 
     async def _one(self, key: Key) -> None:
+        after_s: float | None = LAST_RETRY_S
         try:
             after_s = await asyncio.to_thread(self._work, key)
-        except Exception:
+        except Exception as error:
             # Whatever it was, the next step is the same: look again later, and less often.
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            after_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (failures - 1))
+            after_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, DOUBLINGS))
+            if isinstance(error, ActionRefused) and error.looks_in_s is not None:
+                after_s = min(after_s, error.looks_in_s)
             logging.getLogger(__name__).exception("%s/%s: trying again in %.0f s", *key, after_s)
         else:
             self._failures.pop(key, None)
-        self._busy.discard(key)
-        if after_s is not None:
-            self.add(key, after_s)
-        self._wake.set()
+        finally:
+            self._busy.discard(key)
+            if after_s is not None:
+                self.add(key, after_s)
+            self._wake.set()

@@ -65,7 +65,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
 
     steps: tuple[Step, ...] = (accepted, storage, trained, approved, served, exposed)
     stale = [*_stale_trainings(observed), *approving.stale_evaluations(observed, candidate)]
-    retained, recorded = retention.pruned(observed, settings, recorded, wanted, steps)
+    retained = retention.pruned(observed, settings, recorded, wanted, steps)
     steps = (*steps, retained)
     actions = (*(action for step in steps for action in step.actions), *stale)
     if observed.spec.paused:

@@ -43,6 +43,7 @@ def replicas_at(url: str, has_endpoint: bool, timeout_s: tuple[float, float]) ->
         KeyError,
         TypeError,
         ValueError,
+        ArithmeticError,
         AttributeError,
         RecursionError,
     ) as error:

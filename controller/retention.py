@@ -1,8 +1,8 @@
 """Retention's part of the plan: which revisions are let go, and the Job that removes them from the storage.
 
 The controller cannot reach a claim, so a Job removes what it is handed. It is asked for only while nothing else is under way, one at a
-time, and no training begins beside it: a policy that is removed is never one that is just being made. From the moment that a Job is
-asked for, its revisions are no policies to choose any more (`Revision.retention`), however the Job ends; so nothing ever depends on how
+time, and no training begins beside it: a policy that is removed is never one that is just being made. From the moment that there is a
+Job, its revisions are no policies to choose any more (`Revision.retention`), however the Job ends; so nothing ever depends on how
 far it came.
 
 Never let go, however old: what answers, what the RayService is told to serve or to try, what this plan is about to tell it, a pin, what
@@ -10,8 +10,6 @@ Never let go, however old: what answers, what the RayService is told to serve or
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from controller import history, names, resources
 from controller.model import Condition, Create, Delete, Event, JobState, Observed, Problem, Replicas, Revision, Settings
@@ -22,24 +20,21 @@ from controller.steps import Step, is_outdated, outdated_message, told_policy, t
 MOST_AT_ONCE = 20
 
 
-def pruned(
-    observed: Observed, settings: Settings, recorded: tuple[Revision, ...], wanted: Rollout, steps: tuple[Step, ...]
-) -> tuple[Step, tuple[Revision, ...]]:
-    """The prune Job, and the history with what it was told. Its finding is not shown; where it fails, that is a problem of the whole.
+def pruned(observed: Observed, settings: Settings, recorded: tuple[Revision, ...], wanted: Rollout, steps: tuple[Step, ...]) -> Step:
+    """The prune Job. Its finding is not shown; where it fails, that is a problem of the whole.
 
     Args:
         steps: everything else that is planned.
     """
     job = live_job(observed)
     if job:
-        return _pruning(observed, job, steps), recorded
+        return _pruning(observed, job, steps)
     due = beyond(observed, recorded, wanted)[:MOST_AT_ONCE]
     if not due or observed.spec.paused or not _is_quiet(observed, steps):
-        return Step(Condition("Retained", "True", "Retained", "")), recorded
-    digests = sorted({revision.digest for revision in due})
-    manifest = resources.prune_job(observed.owner, observed.spec, settings, digests)
-    told = tuple(replace(revision, retention="Pruning") if revision in due else revision for revision in recorded)
-    return _busy("Pruning", f"the Job {manifest['metadata']['name']} is asked for", (Create(manifest),)), told
+        return Step(Condition("Retained", "True", "Retained", ""))
+    # They are `Pruning` from the Job itself, once it is there: its creation may be refused.
+    manifest = resources.prune_job(observed.owner, observed.spec, settings, sorted({revision.digest for revision in due}))
+    return _busy("Pruning", f"the Job {manifest['metadata']['name']} is asked for", (Create(manifest),))
 
 
 def live_job(observed: Observed) -> JobState | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from controller import names
 from controller.model import (
     Against,
     Approval,
@@ -41,6 +42,8 @@ _BAD = {(ACCEPTED, "False"), (DEGRADED, "True"), (AVAILABLE, "False")}
 _TOLD_BY_REASON = {TRAINED, APPROVED, DEGRADED}
 # What waits for another condition is told by that one.
 _WAITS = {"NotTrained", "NotAccepted"}
+# What asks something of a rollout.
+ROLLOUT_REQUESTS = {names.PROMOTE, names.ABORT}
 
 
 def timestamp(moment: datetime) -> str:
@@ -127,6 +130,15 @@ def with_failure(status: Status, before: Status, reason: str, message: str, now:
     others = [condition for condition in status.conditions if condition.type != DEGRADED]
     conditions = (*others, *dated([failed], before, now, status.observed_generation))
     return replace(status, conditions=conditions, phase=phase(conditions))
+
+
+def with_rollout_of(status: Status, before: Status) -> Status:
+    """The status where the replicas could not be told what was planned: the rollout stands where it stood, and requests to it wait."""
+    ends = {revision.number: revision.rollout for revision in before.revisions}
+    handled = {verb: id_ for verb, id_ in status.last_handled_requests.items() if verb not in ROLLOUT_REQUESTS}
+    waiting = {verb: id_ for verb, id_ in before.last_handled_requests.items() if verb in ROLLOUT_REQUESTS}
+    revisions = tuple(replace(revision, rollout=ends.get(revision.number)) for revision in status.revisions)
+    return replace(status, candidate=before.candidate, revisions=revisions, last_handled_requests={**handled, **waiting})
 
 
 def document_of(status: Status) -> dict[str, Any]:

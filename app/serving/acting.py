@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import orjson
 
 from app.distributions import MaskReader
@@ -124,7 +125,7 @@ class Serving:
             witness: of the decision.
 
         Raises:
-            Problem: 422, out of bounds; 500, the policy itself failed.
+            Problem: 422, out of bounds, or so far out that the policy's action is no number; 500, the policy itself failed.
         """
         outside = self.reader.out_of_bounds(question.observations)
         if outside and rejects_out_of_bounds:
@@ -136,6 +137,8 @@ class Serving:
         except Exception as error:
             # Its text may hold the observation, so the log may have it, and the client does not.
             raise Problem(500, "the policy could not act on this observation", pointer) from error
+        if not self._is_discrete and not all(np.isfinite(actions).all() for actions in decision.actions):
+            raise Problem(422, "is so large that the policy has no finite action for it", pointer)
         meter.out_of_bounds += outside
         meter.acted(decision.actions[0], self._is_discrete, time.perf_counter() - began)
         return decision

@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 # A body that comes slowly holds one of the replica's places; a hundred of them would be an outage.
 BODY_S = 10.0
 SWEEP_S = 1.0
-# What all bodies that are still on their way may hold together; as many as one likes could be begun.
+# What all bodies that are still on their way may hold together, or one of the largest that is allowed; as many as one likes could be begun.
 UNFINISHED_BYTES = 64 * 1024 * 1024
 
 
@@ -91,6 +91,8 @@ class BodyReader:
                 parts.append(part)
                 size += len(part)
                 self._unfinished_bytes += len(part)
+                if is_unfinished and self._unfinished_bytes > max(UNFINISHED_BYTES, self.limit_bytes):
+                    raise overloaded()
         finally:
             self._unfinished_bytes -= size
         # It was begun in another turn, and so may have been many that end in this one.

@@ -130,7 +130,7 @@ class DecisionLog:
 
     def decided(self, decision_id: str, session: bytes, serving: Serving, question: Question, decision: Decision) -> None:
         """Takes note of a decision."""
-        self._add(Entry(time.time(), decision_id, session, serving, question, decision), bytes_of(question))
+        self._add(Entry(time.time(), decision_id, session, serving, question, decision), bytes_of(question, decision))
 
     def rewarded(self, report: Report, digest: str | None) -> None:
         """Takes note of a reward."""

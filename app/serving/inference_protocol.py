@@ -118,7 +118,7 @@ class Model:
         found = dict(zip(self._outputs, (*decision.actions, *decision.state), strict=True))
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if isinstance(content.get("id"), str):
-            answer["id"] = content["id"]
+            answer["id"] = _encodable(content["id"])
         if witness is not None:
             answer["parameters"] = {"decision_id": witness.decision_id}
         answer["outputs"] = [
@@ -230,13 +230,19 @@ def _tensor_metadata(name: str, space: LeafSpace) -> dict[str, Any]:
     return {"name": name, "datatype": _datatype(space), "shape": [-1, *space.shape]}
 
 
+def _encodable(text: str) -> str:
+    """A text of a request, with `?` for what JSON lets through and UTF-8 does not (lone surrogates)."""
+    return text.encode(errors="replace").decode()
+
+
 def _tensor(sent: dict[str, Any], space: LeafSpace, pointer: str) -> Array:
     """A tensor of a request: its data are a flat list in row-major order, or nested lists."""
     shape, data, datatype = sent.get("shape"), sent.get("data"), _datatype(space)
     if sent.get("datatype") != datatype:
         raise Problem(422, f"must be {datatype}", f"{pointer}/datatype")
     batch = shape[0] if isinstance(shape, list) and shape else None
-    if not isinstance(shape, list) or type(batch) is not int or not 1 <= batch <= OBSERVATIONS or shape[1:] != list(space.shape):
+    are_lengths = isinstance(shape, list) and all(type(length) is int for length in shape)
+    if not isinstance(shape, list) or batch is None or not are_lengths or not 1 <= batch <= OBSERVATIONS or shape[1:] != list(space.shape):
         raise Problem(422, f"must be {[f'1 to {OBSERVATIONS}', *space.shape]}", f"{pointer}/shape")
     if not isinstance(data, list):
         raise Problem(422, "must be a list: tensors travel as JSON here, not in the binary form", f"{pointer}/data")

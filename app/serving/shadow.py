@@ -88,7 +88,7 @@ class Shadow:
         if question.state is not None:
             # A recurrent state is the serving policy's own: only the beginnings of episodes can be compared.
             return
-        size = bytes_of(question)
+        size = bytes_of(question, decision)
         if self._is_over or len(self._waiting) >= WAITING or self._waiting_bytes + size > WAITING_BYTES:
             self.dropped += len(question.observations[0])
             return
@@ -121,10 +121,10 @@ class Shadow:
         asyncio.get_running_loop().call_later(max(PAUSE_S, REST * seconds), self._begin)
 
 
-def bytes_of(question: Question) -> int:
-    """How much memory its observations hold."""
-    observations = question.observations
-    return observations[0].nbytes if len(observations) == 1 else sum(array.nbytes for array in observations)
+def bytes_of(question: Question, decision: Decision) -> int:
+    """How much memory the arrays of a decision, and of what it answers, hold."""
+    asked = (*question.observations, *(question.state or ())) if question.masks is None else (*question.observations, question.masks)
+    return sum(array.nbytes for array in (*asked, *decision.actions, decision.action_dist_inputs, *decision.state))
 
 
 def decided_by(policy: Policy, answered: Sequence[Answered]) -> tuple[Outcome, float]:
@@ -174,7 +174,8 @@ def _ask_alone(policy: Policy, one: Answered, outcome: Outcome) -> None:
     tally.took(seconds, one.count)
     outcome.timed.append((seconds, one.count))
     if flaw is not None:
-        tally.failures[flaw] += 1
+        if outcome.soundness.flaw_of(one.decision, one.count) is None:
+            tally.failures[flaw] += 1
         return
     tally.acted(decision.actions[0])
     outcome.compared += one.count

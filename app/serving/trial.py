@@ -60,6 +60,7 @@ class Trial:
 
     def __init__(self, candidate: Serving, serving: Serving, terms: Terms) -> None:
         self.candidate = candidate
+        self._serving = serving
         self.terms = terms
         self.set_aside: SetAside | None = None
         self.serving_tally = Tally(serving.policy.digest, has_counted_actions(serving.policy.action_space))
@@ -111,6 +112,11 @@ class Trial:
             decision = question.put_to(serving.policy)
             seconds = time.thread_time() - began
             flaw = self._soundness.flaw_of(decision, count) if is_candidate else None
+            if flaw and self._has_no_answer(question, count):
+                # The observation is beyond both (so large that no number comes out, say): no fault of the candidate.
+                raise Unsound(flaw)
+        except Unsound:
+            raise
         except Exception:
             tally.failures[RAISED] += 1
             if is_candidate:
@@ -136,6 +142,7 @@ class Trial:
 
     def compare_with(self, serving: Serving) -> None:
         """Takes note of the policy that serves from now on: another one is counted anew."""
+        self._serving = serving
         if self.serving_tally.digest != serving.policy.digest:
             self.serving_tally = Tally(serving.policy.digest, self.candidate_tally.counts_actions)
 
@@ -150,6 +157,13 @@ class Trial:
     def close(self) -> None:
         """Ends it."""
         self.shadow.close()
+
+    def _has_no_answer(self, question: Question, count: int) -> bool:
+        """Whether the serving policy has none to give either."""
+        try:
+            return self._soundness.flaw_of(question.put_to(self._serving.policy), count) is not None
+        except Exception:  # noqa: BLE001  the state of a candidate may be none of the serving policy's: then nothing is known
+            return False
 
     def _takes_too_long(self, seconds: float, observations: int) -> bool:
         """Whether an inference took longer than it may; the candidate is set aside then."""

@@ -93,6 +93,11 @@ def restored_state(directory: Place, restore: Callable[[Path], None]) -> RunStat
             if state is not None:
                 try:
                     restore(local / ALGORITHM)
+                except FileNotFoundError:
+                    state = None
+                except (OSError, MemoryError):
+                    # The machine's fault, not that of a checkpoint whose digests are right: a later try may not meet it.
+                    raise
                 except Exception:  # noqa: BLE001 - whatever the pickle of another version raises, the older checkpoint is the way on
                     state = None
         if state is not None:

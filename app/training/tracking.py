@@ -6,12 +6,14 @@ tracking server never does: a thread tells it, in order; what it does not take i
 """
 
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +38,8 @@ NO_FIGURES = ("config", "date", "done", "hostname", "node_ip", "pid", "timestamp
 MLFLOW_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 TAG = "policymodel"
 PAUSE_S = 30.0
+# While it is waited for.
+CLOSING_PAUSE_S = 1.0
 END_S = 30.0
 # One that is asked to end has little time.
 LEAVING_S = 2.0
@@ -276,6 +280,7 @@ class _Outbox:
         self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
         self._changed = threading.Condition()
         self._is_closing = self._is_away = False
+        self._gives_up = math.inf
         self._untold = 0
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
@@ -297,6 +302,7 @@ class _Outbox:
         """Waits until all is told, so long at most; what is not is given up."""
         with self._changed:
             self._is_closing = True
+            self._gives_up = time.monotonic() + patience_s
             self._changed.notify()
         self._thread.join(patience_s)
         if self._untold:
@@ -305,10 +311,13 @@ class _Outbox:
     def _run(self) -> None:
         while telling := self._next():
             while not self._is_told(telling):
-                if self._is_closing:
-                    return
                 with self._changed:
-                    self._changed.wait_for(lambda: self._is_closing, PAUSE_S)
+                    if self._is_closing:
+                        self._changed.wait(CLOSING_PAUSE_S)
+                    else:
+                        self._changed.wait_for(lambda: self._is_closing, PAUSE_S)
+                if time.monotonic() > self._gives_up:
+                    return
 
     def _next(self) -> Callable[[], None] | None:
         """What is told next; None when all is, and nothing will come."""

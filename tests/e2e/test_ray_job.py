@@ -68,7 +68,7 @@ def test_a_training_goes_on_after_its_head_and_a_worker_were_killed_and_leaves_n
     lost = kill(namespace, WORKER)
     wait_for_progress(namespace, "iteration", training(namespace)["iteration"] + 20)
     wait(lambda: len(namespace.list("pod", WORKER)) == 2 and lost not in of_the_training(namespace), 60, "another worker")
-    namespace.wait_condition("cartpole", "Ready", "True", timeout_s=400)
+    namespace.wait_condition("cartpole", "Ready", "True", timeout_s=900)
     status = namespace.get("policymodel", "cartpole")["status"]
     assert [revision["number"] for revision in status["revisions"]] == [1]
     assert status["training"]["attempt"] == 2

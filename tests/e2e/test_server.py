@@ -33,7 +33,7 @@ def kill_a_replica(namespace: Namespace) -> None:
         "found = [p for p in pathlib.Path('/proc').glob('[0-9]*') if (p / 'cmdline').read_bytes().startswith(b'ray::ServeReplica')]\n"
         "os.kill(int(found[0].name), signal.SIGKILL)"
     )
-    namespace.kubectl("exec", head_pod(namespace), "-c", "ray-head", "--", "python", "-c", program)
+    namespace.kubectl("exec", lone_head_pod(namespace), "-c", "ray-head", "--", "python", "-c", program)
 
 
 def answered_meanwhile(namespace: Namespace, change: Callable[[], None], connections: int = 16) -> Load:

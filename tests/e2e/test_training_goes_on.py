@@ -106,7 +106,7 @@ def kill_its_process(pod: dict[str, Any]) -> None:
 
 def is_one_run(namespace: Namespace) -> None:
     """It ended, with one Job and one revision."""
-    namespace.wait_condition("cartpole", "Ready", "True", timeout_s=400)
+    namespace.wait_condition("cartpole", "Ready", "True", timeout_s=900)
     assert len(namespace.list("job", TRAIN)) == 1
     assert [revision["number"] for revision in namespace.get("policymodel", "cartpole")["status"]["revisions"]] == [1]
 
@@ -150,7 +150,7 @@ def test_a_training_whose_node_is_drained_goes_on_elsewhere_and_loses_nothing(na
 
 @pytest.mark.full
 def test_a_training_waits_for_a_bucket_that_answers_503(namespace: Namespace, bucket_with_a_way: dict[str, Any]) -> None:
-    namespace.apply(long_training(namespace, env_steps=200_000, storage={"s3": bucket_with_a_way}, checkpointEvery=1))
+    namespace.apply(long_training(namespace, env_steps=100_000, storage={"s3": bucket_with_a_way}, checkpointEvery=1))
     before = wait_for_progress(namespace, "iteration", 20)
     namespace.kubectl("exec", "way", "--", "touch", AWAY)
     with pytest.raises(AssertionError, match="not in"):

@@ -111,8 +111,8 @@ def fragile_model() -> bytes:
     return _acting(nodes, {"first": np.array(0, np.int64), "table": np.array([[1, 0], [1, 0]], np.float32)})
 
 
-def nan_model() -> bytes:
-    """Action 0; no number where the first number of the observation is negative: it takes its root."""
+def nan_model(more: float = 2) -> bytes:
+    """Action 0, more likely by `more`; no number where the first number of the observation is negative: it takes its root."""
     nodes = [
         helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
         helper.make_node("Sqrt", ["number"], ["root"]),
@@ -120,7 +120,7 @@ def nan_model() -> bytes:
         helper.make_node("Concat", ["more", "root"], ["action_dist_inputs"], axis=1),
         helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
     ]
-    return _acting(nodes, {"first": np.array([0], np.int64), "two": np.array([[2]], np.float32)})
+    return _acting(nodes, {"first": np.array([0], np.int64), "two": np.array([[more]], np.float32)})
 
 
 def impossible_model() -> bytes:

@@ -9,7 +9,8 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
-from fakes.policies import BOX, NESTED, Desk, nested, plain, recurrent
+from fakes.policies import BOX, NESTED, Desk, model, nested, plain, recurrent, serving, tensor
+from onnx import TensorProto, helper
 
 from app.serving import description
 from app.serving.acting import Serving
@@ -119,6 +120,20 @@ def test_a_policy_that_fails_is_told_without_what_was_sent() -> None:
     (response,) = posted(broken, {"observation": SEEN})
     assert response.status_code == 500
     assert response.json()["detail"] == "the policy could not act on this observation"
+
+
+def test_an_observation_without_a_finite_action_is_refused_and_not_answered_with_null() -> None:
+    nodes = [
+        helper.make_node("Gather", ["observation", "first"], ["number"], axis=1),
+        helper.make_node("Sqrt", ["number"], ["action"]),
+        helper.make_node("Concat", ["action", "action"], ["action_dist_inputs"], axis=1),
+    ]
+    outputs = [tensor("action", TensorProto.FLOAT, 1), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
+    root = model([tensor("observation", TensorProto.FLOAT, 4)], outputs, nodes, {"first": np.array([0], np.int64)})
+    served = serving(BOX, {"type": "Box", "shape": [1], "dtype": "float32", "low": -9.0, "high": 9.0}, root)
+    good, bad = posted(served, {"observation": [4, 0, 0, 0]}, {"observation": [-1, 0, 0, 0]})
+    assert good.json() == {"action": [2.0]}
+    assert (bad.status_code, bad.json()["pointer"]) == (422, "/observation")
 
 
 @pytest.mark.parametrize("served", [plain(), nested(), recurrent()], ids=["plain", "nested", "recurrent"])
@@ -240,6 +255,7 @@ BAD_INFERENCES = {
     "another shape": {"inputs": [{**GOOD, "shape": [1, 3]}]},
     "no batch": {"inputs": [{**GOOD, "shape": [0, 4]}]},
     "a huge batch": {"inputs": [{**GOOD, "shape": [2**40, 4]}]},
+    "a shape that is not of whole numbers": {"inputs": [{**GOOD, "shape": [1, 4.0]}]},
     "a shape that is none": {"inputs": [{**GOOD, "shape": "x"}]},
     "too few numbers": {"inputs": [{**GOOD, "data": [1, 2, 3]}]},
     "text": {"inputs": [{**GOOD, "data": [1, 2, 3, "x"]}]},
@@ -257,6 +273,11 @@ def test_a_bad_inference_is_refused_in_the_protocols_form(body: Any) -> None:
     (response,) = inferred(plain(), body)
     assert response.status_code == 400
     assert set(response.json()) == {"error"}
+
+
+def test_an_id_that_utf_8_does_not_have_is_echoed_as_far_as_it_has() -> None:
+    (response,) = inferred(plain(), {"id": "a\ud800", "inputs": [GOOD]})
+    assert (response.status_code, response.json()["id"]) == (200, "a?")
 
 
 def test_a_body_too_large_for_the_protocol_is_told_in_its_form() -> None:

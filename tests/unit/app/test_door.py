@@ -161,12 +161,12 @@ def read(messages: list[Any], headers: list[tuple[bytes, bytes]], limit: int = 1
     return asyncio.run(reading())
 
 
-async def arriving_together(reader: BodyReader, first: bytes, last: bytes, count: int) -> list[bytes | int]:
+async def arriving_together(reader: BodyReader, first: bytes, last: bytes, count: int, *more: bytes) -> list[bytes | int]:
     """What becomes of bodies that are all begun before one of them ends; the status of those that are refused."""
     are_all_begun = asyncio.Event()
 
     async def arriving() -> bytes:
-        messages = iter([part(first), part(last, more=False)])
+        messages = iter([part(first), *map(part, more), part(last, more=False)])
 
         async def receive() -> Any:
             message = next(messages)
@@ -196,6 +196,15 @@ def test_no_more_bodies_are_begun_than_may_be_held(monkeypatch: pytest.MonkeyPat
     reader = reader_of(100)
     for _ in range(2):
         assert asyncio.run(arriving_together(reader, b"x" * 60, b"", 4)) == [b"x" * 60] * 3 + [503]
+
+
+def test_bodies_that_grow_once_they_are_let_in_may_hold_no_more_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "UNFINISHED_BYTES", 150)
+    reader = reader_of(100)
+    for _ in range(2):
+        found = asyncio.run(arriving_together(reader, b"x", b"", 4, b"x" * 59))
+        assert Counter(found) == {b"x" * 60: 2, 503: 2}
+    assert reader._unfinished_bytes == 0
 
 
 async def served_in_line(work_s: float, count: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], Counter[int]]:

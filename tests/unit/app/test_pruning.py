@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -120,6 +121,28 @@ def test_what_cannot_be_removed_is_a_failure_that_a_later_try_may_not_meet(fille
     monkeypatch.setattr(ObjectPlace, "remove", lambda place, keys: None)
     with pytest.raises(RetryableError, match="not everything could be removed"):
         pruned(filled, FIRST)
+
+
+def test_what_others_left_in_a_run_goes_with_it(filled):
+    put(filled.run("r1") / ".ipynb_checkpoints" / "notes.json", {})
+    pruned(filled, FIRST)
+    assert not any("r1" in path for path in files(filled))
+
+
+def test_what_cannot_be_removed_keeps_nothing_else_from_it(filled, monkeypatch):
+    remove = prune._remove_run
+
+    def fail_over_the_first(run: Any) -> None:
+        if str(run).endswith("r1"):
+            raise PermissionError(errno.EACCES, "not yours", str(run))
+        remove(run)
+
+    monkeypatch.setattr(prune, "_remove_run", fail_over_the_first)
+    with pytest.raises(RetryableError, match="not yours"):
+        pruned(filled, FIRST, SECOND)
+    left = files(filled)
+    assert any("r1" in path for path in left)
+    assert not any(path.startswith(("bundles/", "runs/r2", "evaluations/")) for path in left)
 
 
 @pytest.mark.parametrize("digest", ["", "..", "sha256:..", "sha256:" + "g" * 64, "ab" * 32, FIRST + "/", "sha256:" + "ab" * 32 + "\n"])

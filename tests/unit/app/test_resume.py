@@ -1,5 +1,6 @@
 """A run that is killed goes on from its last checkpoint."""
 
+import errno
 import json
 import signal
 import time
@@ -53,6 +54,17 @@ def test_the_newest_checkpoint_is_the_one_to_go_on_from(tmp_path: Path) -> None:
         written(tmp_path, iterations)
     assert read(tmp_path) == (RunState(curve(15), 1.5), ["15"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000015"]
+
+
+def test_a_machine_at_fault_costs_no_checkpoint(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+
+    def fail(algorithm: Path) -> None:
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    with pytest.raises(OSError, match="stale"):
+        restored_state(tmp_path, fail)
+    assert read(tmp_path)[1] == ["5"]
 
 
 def cut_short(checkpoint: Path) -> None:

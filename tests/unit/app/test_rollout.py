@@ -283,6 +283,21 @@ def test_what_a_candidate_fails_the_serving_policy_answers_and_it_is_counted(sto
     with_replica(storage, play)
 
 
+def test_what_neither_policy_has_an_answer_to_is_no_fault_of_the_candidate(storage: Storage) -> None:
+    async def play(replica: Replica) -> None:
+        serving, candidate = published(storage, nan_model()), published(storage, nan_model(3))
+        beyond = [-1.0, 0.0, 0.0, 0.0]
+        await replica.told(serving, candidate, weight=100)
+        assert await replica.digest() == candidate
+        assert await replica.digest(observation=beyond) == serving
+        assert (replica.trial["candidate"]["requests"], replica.trial["candidate"]["failures"]) == (2, {})
+        await replica.told(serving, candidate, mode="Shadow")
+        await replica.asked(beyond)
+        assert (await replica.shadowed())["candidate"]["failures"] == {}
+
+    with_replica(storage, play)
+
+
 def test_nobody_is_refused_for_the_time_that_a_candidate_took_which_is_set_aside(
     storage: Storage, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

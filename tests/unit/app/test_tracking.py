@@ -263,6 +263,21 @@ def test_a_server_that_does_not_answer_holds_the_end_up_for_a_time_that_is_known
     assert time.monotonic() - began < 2 * tracking.END_S
 
 
+def test_a_server_that_comes_back_while_it_is_waited_for_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(tracking, "CLOSING_PAUSE_S", 0.05)
+    outbox, back, heard = tracking._Outbox("a server"), time.monotonic() + 0.3, []
+
+    def end() -> None:
+        if time.monotonic() < back:
+            raise ConnectionError("away")
+        heard.append("the end")
+
+    outbox.put(end)
+    outbox.close(10)
+    assert heard == ["the end"]
+    assert "was not told" not in capsys.readouterr().err
+
+
 def test_what_a_server_is_not_told_in_time_is_given_up_from_its_beginning(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(tracking, "MOST_WAITING", 3)
     heard: list[int] = []

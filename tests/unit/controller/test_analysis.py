@@ -58,6 +58,13 @@ def test_a_candidate_is_slow_by_its_inferences(before_ms: float, after_ms: float
     assert latency(before_ms, after_ms, inferences) == reason
 
 
+@pytest.mark.parametrize(("requests", "failed"), [(1, 2), (0, 1), (50, 51)])
+def test_a_request_that_failed_in_two_ways_is_no_fault_of_the_arithmetic(requests: int, failed: int) -> None:
+    objection = analysis.objection(Measured(Tally(), Tally(requests=requests, errors=failed)), RULES)
+    assert objection
+    assert objection.reason == "TooManyErrors"
+
+
 @pytest.mark.parametrize(
     ("after", "limit", "reason"),
     [
@@ -82,6 +89,7 @@ def test_actions_are_compared_by_their_distribution(after: dict[str, int], limit
         (Returns(100, 480, 10), Returns(4, 100, 10), None),  # too few to say
         (Returns(100, 500, 0), Returns(100, 500, 0), None),
         (Returns(100, 500, 0), Returns(100, 480, 0), "EarnsLess"),
+        (Returns(100, 500, 0), Returns(100, 480, 4e-101), "EarnsLess"),  # a variance whose square is no number any more
         (None, Returns(100, 480, 0), None),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from fakes.world import SETTINGS, World
 
-from controller import loop, status
+from controller import loop, names, status
 from controller.loop import ActionRefused, KeyedQueue, NotObserved, reconcile_once
 from controller.model import Action, Event, Observed, Owner, Status
 
@@ -229,6 +230,42 @@ def test_a_queue_that_is_cancelled_in_the_moment_of_a_wake_ends_all_the_same(tur
     asyncio.run(play())
 
 
+def test_a_key_that_has_failed_for_weeks_is_worked_on_all_the_same(monkeypatch):
+    monkeypatch.setattr(loop, "LAST_RETRY_S", 0.001)
+    tries = 0
+
+    def work(key: loop.Key) -> float | None:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError
+
+    async def play(queue: KeyedQueue) -> None:
+        queue._failures[A] = 2000
+        queue.add(A, 0)
+        await until(lambda: tries >= 3)
+
+    with_queue(work, play)
+
+
+def test_a_refusal_that_has_to_be_looked_after_is_looked_at_in_time(monkeypatch):
+    monkeypatch.setattr(loop, "FIRST_RETRY_S", 1000.0)
+    monkeypatch.setattr(loop, "LAST_RETRY_S", 1000.0)
+    tries = 0
+
+    def work(key: loop.Key) -> float | None:
+        nonlocal tries
+        tries += 1
+        refusal = ActionRefused("an Ingress is")
+        refusal.looks_in_s = 0.001
+        raise refusal
+
+    async def play(queue: KeyedQueue) -> None:
+        queue.add(A, 0)
+        await until(lambda: tries >= 3)
+
+    with_queue(work, play)
+
+
 @dataclass
 class Backend:
     """The fake world as a backend, with orders for faults."""
@@ -318,6 +355,56 @@ def test_a_refusal_that_is_over_heals():
     backend.refused = None
     reconcile_once(backend, KEY, SETTINGS)
     assert backend.published[-1][0].condition(status.DEGRADED).status == "False"
+
+
+def canary() -> World:
+    """A world whose second policy answers 10 % of the sessions."""
+    way = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}
+    world = World()
+    world.edit(**way)
+    world.settle()
+    world.edit(training__seed=2, **way)
+    for _ in range(20):
+        world.get_on()
+        if world.status.get("candidate", {}).get("step") == 1:
+            return world
+    raise AssertionError(world.status)
+
+
+def test_a_promotion_that_the_replicas_could_not_be_told_waits_and_is_not_lost():
+    world = canary()
+    asked = {"id": "now", "user": "ada", "time": "2026-01-01T00:00:00Z"}
+    world.annotations[names.request_annotation("promote")] = json.dumps(asked)
+    backend = Backend(world, refused="RayService")
+    with pytest.raises(ActionRefused):
+        reconcile_once(backend, KEY, SETTINGS)
+    ((told, _),) = backend.published
+    assert (told.candidate.weight, told.revisions[-1].rollout, told.last_handled_requests) == (10, None, {})
+    backend.refused = None
+    reconcile_once(backend, KEY, SETTINGS)
+    told = backend.published[-1][0]
+    assert (told.revisions[-1].rollout.outcome, told.last_handled_requests) == ("Promoted", {"promote": "now"})
+
+
+def test_a_candidate_is_watched_as_before_while_something_else_is_refused():
+    world = canary()
+    world.ingress = None
+    with pytest.raises(ActionRefused) as refused:
+        reconcile_once(Backend(world, refused="Ingress"), KEY, SETTINGS)
+    assert refused.value.looks_in_s == 1.0
+
+
+def test_what_the_plan_fails_over_leaves_no_ready_that_nobody_knows_of(monkeypatch):
+    world = World()
+    world.settle()
+    backend = Backend(world)
+    monkeypatch.setattr(loop.reconcile, "plan", lambda observed, settings: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            reconcile_once(backend, KEY, SETTINGS)
+    ((told, _),) = backend.published
+    assert (told.condition("Ready").status, told.condition("Ready").reason) == ("Unknown", "OperatorFailed")
+    assert told.condition("Trained").status == "True"
 
 
 def test_what_cannot_be_looked_at_is_not_claimed_to_be_as_it_was():

@@ -168,12 +168,13 @@ def test_a_bundle_that_a_kept_revision_shares_stays():
     assert prunes(plan(replace(seen, status=replace(seen.status, revisions=(twin, second))))) == []
 
 
-def test_a_revision_is_no_policy_any_more_from_the_moment_that_its_job_is_asked_for():
+def test_a_revision_is_a_policy_until_there_is_a_job_for_its_creation_may_be_refused():
     planned = plan(due())
-    assert [revision.retention for revision in planned.status.revisions] == ["Pruning", None]
+    assert prunes(planned)
+    assert [revision.retention for revision in planned.status.revisions] == [None, None]
 
 
-def test_a_job_that_nobody_recorded_is_known_by_itself():
+def test_a_revision_is_no_policy_any_more_from_the_moment_that_there_is_a_job():
     world = trained(0, 2)
     world.edit(training__seed=2, storage__keepRevisions=1)
     world.reconcile(stop_after=1)

@@ -17,6 +17,11 @@ WRONG_RESULTS = {
 }
 
 
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), True, "1", None])
+def test_what_no_float_holds_is_no_number(value):
+    assert not words.is_number(value)
+
+
 def test_a_result_tells_which_trial_was_published_and_how_all_ended():
     assert words.found_by(SEARCH_RESULT) == FoundBy(2, 2, 7, {"lr": 0.1})
     assert words.ended_search(SEARCH_RESULT, STANDING) == SearchStatus(
