@@ -112,11 +112,6 @@ class Trial:
             decision = question.put_to(serving.policy)
             seconds = time.thread_time() - began
             flaw = self._soundness.flaw_of(decision, count) if is_candidate else None
-            if flaw and self._has_no_answer(question, count):
-                # The observation is beyond both (so large that no number comes out, say): no fault of the candidate.
-                raise Unsound(flaw)
-        except Unsound:
-            raise
         except Exception:
             tally.failures[RAISED] += 1
             if is_candidate:
@@ -127,7 +122,9 @@ class Trial:
             if self._takes_too_long(seconds, count):
                 flaw = flaw or SLOW
             if flaw is not None:
-                tally.failures[flaw] += 1
+                # An observation that is beyond both (so large that no number comes out, say) is no fault of the candidate.
+                if flaw == SLOW or not self._has_no_answer(question, count):
+                    tally.failures[flaw] += 1
                 raise Unsound(flaw)
         elif self.terms.mode == SHADOW and self.set_aside is None:
             self.shadow.offer(question, decision)
