@@ -52,15 +52,20 @@ def _allowed(node: dict[str, Any], required: bool) -> str:
     said = ["required"] if required else []
     if "enum" in node:
         said.append("one of " + ", ".join(f"`{value}`" for value in node["enum"]))
-    low, high = node.get("minimum"), node.get("maximum")
-    if low is not None or high is not None:
-        least = "" if low is None else f"above {low}" if node.get("exclusiveMinimum") else f"{low} or more" if high is None else f"{low}"
-        said.append(f"{least} to {high}".strip() if high is not None else least)
+    if "minimum" in node or "maximum" in node:
+        said.append(_range(node.get("minimum"), node.get("maximum"), is_above=node.get("exclusiveMinimum", False)))
     if "maxItems" in node:
         said.append(f"at most {node['maxItems']} of them")
     if "default" in node and node["default"] not in ({}, []):
         said.append(f"default `{json.dumps(node['default'])}`")
     return "; ".join(said)
+
+
+def _range(low: float | None, high: float | None, *, is_above: bool) -> str:
+    least = "" if low is None else f"above {low}" if is_above else f"{low}"
+    if high is None:
+        return least if is_above else f"{least} or more"
+    return f"{least} to {high}".strip()
 
 
 def page() -> str:
