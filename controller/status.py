@@ -6,7 +6,7 @@ May not decide what is done (`reconcile` does), and may claim only what was obse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -183,7 +183,7 @@ def document_of(status: Status) -> dict[str, Any]:
 
 
 def status_of(document: Json) -> Status:
-    """The status that the API holds; what an older operator did not write is taken as not known."""
+    """The status that the API holds; what an older operator did not write is taken as not known, and what a newer one added is left out."""
     images, training, serving = document.get("images"), document.get("training"), document.get("serving")
     revisions = tuple(_revision_of(revision) for revision in document.get("revisions", []))
     candidate, schedule = document.get("candidate", {}), document.get("schedule")
@@ -219,7 +219,7 @@ def status_of(document: Json) -> Status:
         else None,
         candidate=_candidate_of(candidate) if "since" in candidate else None,
         revisions=revisions,
-        undone_switch=UndoneSwitch(**document["undoneSwitch"]) if "undoneSwitch" in document else None,
+        undone_switch=UndoneSwitch(**_known(UndoneSwitch, document["undoneSwitch"])) if "undoneSwitch" in document else None,
         last_handled_requests=document.get("lastHandledRequests", {}),
     )
 
@@ -403,7 +403,7 @@ def _evaluation_document(evaluation: Evaluation) -> dict[str, Any]:
 
 def _evaluation_of(document: Json) -> Evaluation:
     against = document.get("against")
-    return Evaluation(**{**document, "against": _against_of(against) if against else None})
+    return Evaluation(**{**_known(Evaluation, document), "against": _against_of(against) if against else None})
 
 
 def _against_document(against: Against) -> dict[str, Any]:
@@ -445,7 +445,12 @@ def _trigger_document(trigger: Trigger | None) -> dict[str, Any] | None:
 
 
 def _trigger_of(document: Json | None) -> Trigger | None:
-    return Trigger(**document) if document else None
+    return Trigger(**_known(Trigger, document)) if document else None
+
+
+def _known(kind: type[Any], document: Json) -> dict[str, Any]:
+    """The fields of a dataclass that a document holds; what a newer operator wrote beside them is left out."""
+    return {field.name: document[field.name] for field in fields(kind) if field.name in document}
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,31 @@ def test_the_values_speak_the_words_of_the_crd() -> None:
     assert set(values["ingress"]["properties"]) - {"enabled"} == set(serving["ingress"]["properties"])
     assert set(values["storage"]["properties"]) == {*known["storage"]["properties"]["pvc"]["properties"], "deletionPolicy"}
     assert set(file["definitions"]["template"]["properties"]) == set(known["training"]["properties"]["template"]["properties"])
+
+
+def test_the_values_have_the_bounds_of_the_crd() -> None:
+    """What `helm install` lets pass is not refused by the API server for its size alone."""
+    file = json.loads((POLICY / "values.schema.json").read_text())
+    known = schema.schema()["properties"]["spec"]["properties"]
+
+    def bounds(values: dict[str, Any], crd: dict[str, Any], path: str) -> Iterator[tuple[str, list[Any], list[Any]]]:
+        values = file["definitions"][values["$ref"].rpartition("/")[2]] if "$ref" in values else values
+        if crd.get("type") in ("integer", "number"):
+            own = [values.get("minimum", values.get("exclusiveMinimum")), values.get("maximum")]
+            yield path, own, [crd.get("minimum"), crd.get("maximum")]
+        for name, each in values.get("properties", {}).items():
+            if name in crd.get("properties", {}):
+                yield from bounds(each, crd["properties"][name], f"{path}.{name}")
+        if "items" in values:
+            yield from bounds(values["items"], crd["items"], f"{path}[]")
+
+    parts = {**file["properties"]["policyModel"]["properties"], "serving": file["properties"]["serving"]}
+    fields = ("environment", "training", "gate", "rollout", "serving")
+    seen = [each for field in fields for each in bounds(parts[field], known[field], field)]
+    # The CRD says it by a rule of its own, in CEL.
+    by_rule = ("gate.againstServing.confidence", [0.5, 0.999], [0, 1])
+    assert [each for each in seen if each[1] != each[2]] == [by_rule]
+    assert len(seen) > 15
 
 
 @pytest.mark.parametrize("chart", [OPERATOR, POLICY], ids=lambda chart: chart.name)
