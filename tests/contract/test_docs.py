@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from app.serving import acting, description, meter, problem
+from controller import schema
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,14 +58,44 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
     assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "k8s/examples/policymodel.yaml").read_text())
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_and_every_file_that_is_named_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {word for line in re.findall(r"(?:^    |`)make ([a-z][a-z0-9 -]*)", text, re.M) for word in line.split()}
     assert named <= targets
-    for path in re.findall(r"`((?:app|controller|docs|helm|k8s|tests)/[\w./-]+)`", text) + re.findall(r"\]\((?!http)([\w./-]+)\)", text):
-        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
+    for path in re.findall(r"`((?:app|controller|docs|helm|k8s|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_page_and_to_a_heading_of_it(page: str) -> None:
+    for path, heading in re.findall(r"\]\((?!http)([\w./-]*)(?:#([\w-]+))?\)", (ROOT / page).read_text()):
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        assert not heading or heading in headings(target.read_text()), f"{path}#{heading}"
+
+
+def headings(page: str) -> set[str]:
+    """The names by which GitHub links to the headings of a page."""
+    found = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", page, re.M))
+    return {heading.strip().replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_part_of_a_spec_that_is_shown_is_accepted(page: str) -> None:
+    example = yaml.safe_load((ROOT / "k8s/examples/policymodel.yaml").read_text())
+    for shown in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.S):
+        part = schema.loaded(shown)
+        if not part.keys() <= schema.schema()["properties"]["spec"]["properties"].keys():
+            assert "PolicyModel" not in shown or part == example
+            continue
+        # Of a training what is not shown is as in the example; of all else there is only what is shown.
+        training = {**example["spec"]["training"], **part.get("training", {})}
+        schema.defaulted({**example, "spec": {**example["spec"], **part, "training": training}})
 
 
 def test_the_page_of_the_server_tells_every_metric_every_error_and_every_path() -> None:
