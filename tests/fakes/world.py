@@ -373,6 +373,18 @@ class World:
                 return last
         raise AssertionError(f"still busy after {rounds} rounds: {last[-1].actions} {self.status}")
 
+    def until(self, is_there: Callable[[], bool], rounds: int = 60) -> None:
+        """Everything gets on, without faults, until something is so."""
+        for _ in range(rounds):
+            if is_there():
+                return
+            self.get_on()
+        raise AssertionError(f"not so after {rounds} rounds: {self.status}")
+
+    def until_step(self, number: int) -> None:
+        """The same, until a candidate is at this step of its rollout."""
+        self.until(lambda: self.status.get("candidate", {}).get("step") == number)
+
     def condition(self, type_: str) -> dict[str, Any]:
         return next(condition for condition in self.status["conditions"] if condition["type"] == type_)
 

@@ -58,10 +58,7 @@ class Place:
         self.tell()
 
     def until_step(self, number: int) -> None:
-        for _ in range(40):
-            if self.world.status.get("candidate", {}).get("step") == number:
-                break
-            self.world.get_on()
+        self.world.until_step(number)
         self.tell()
 
     @property

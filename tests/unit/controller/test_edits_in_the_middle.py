@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ def told(world: World) -> tuple[str | None, str | None]:
     return serving, candidate
 
 
-def until(world: World, is_there: Callable[[], bool]) -> None:
-    for _ in range(60):
-        if is_there():
-            return
-        world.get_on()
-    raise AssertionError(world.status)
-
-
 def training(world: World) -> None:
     edit(world, B)
     world.reconcile()
@@ -64,18 +55,18 @@ def held_by_its_gate(world: World) -> None:
 
 def being_loaded(world: World) -> None:
     found = edit(world, B)
-    until(world, lambda: told(world)[1] == found)
+    world.until(lambda: told(world)[1] == found)
     assert world.status["candidate"]["step"] == 0
 
 
 def at_a_step(world: World) -> None:
     edit(world, B)
-    until(world, lambda: world.status.get("candidate", {}).get("step") == 2)
+    world.until_step(2)
 
 
 def taking_over(world: World) -> None:
     found = edit(world, B)
-    until(world, lambda: told(world) == (found, None))
+    world.until(lambda: told(world) == (found, None))
     assert world.status["candidate"]["weight"] == 100
 
 
@@ -129,7 +120,7 @@ def test_an_edit_drops_what_does_not_serve_and_ends_with_the_new_policy(world: W
         seen.append(told(world))
         return seen[-1][0] == third and world.condition("Ready")["status"] == "True"
 
-    until(world, is_over)
+    world.until(is_over)
     assert {serving for serving, _ in seen} == {second, third}
     # What was on its way is not tried any more, and the new one goes through its steps against what serves.
     assert {candidate for _, candidate in seen[2:]} <= {None, third}
@@ -144,7 +135,7 @@ def test_a_revert_ends_with_the_first_policy_and_trains_nothing(world: World, ro
     edit(world, A)
     world.get_on()
     if row in SERVES_ON:
-        until(world, lambda: told(world) == (second, first))  # it goes through its steps as any other
+        world.until(lambda: told(world) == (second, first))  # it goes through its steps as any other
     world.settle()
     assert told(world) == (first, None)
     assert world.condition("Ready")["status"] == "True"

@@ -364,11 +364,8 @@ def canary() -> World:
     world.edit(**way)
     world.settle()
     world.edit(training__seed=2, **way)
-    for _ in range(20):
-        world.get_on()
-        if world.status.get("candidate", {}).get("step") == 1:
-            return world
-    raise AssertionError(world.status)
+    world.until_step(1)
+    return world
 
 
 def test_a_promotion_that_the_replicas_could_not_be_told_waits_and_is_not_lost():

@@ -28,11 +28,8 @@ def served(**changes: Any) -> World:
 def retrained(world: World, seed: int = 2, **changes: Any) -> World:
     """The same, asked for another policy, until the replicas are told of its first step."""
     world.edit(serving__replicas=2, training__seed=seed, **changes)
-    for _ in range(20):
-        world.get_on()
-        if world.status.get("candidate", {}).get("step") == 1:
-            return world
-    raise AssertionError(world.status)
+    world.until_step(1)
+    return world
 
 
 def told(world: World) -> tuple[str | None, int | None]:
