@@ -444,6 +444,7 @@ class CandidateStatus:
         stage: index into `controller.rollout.stages`; beyond them it takes over.
         step: of `spec.rollout.steps`, from 1; 0 before and after them. `steps` is how many there are.
         since: when the replicas were told so; `held_since`: when all of them were seen to do so.
+        failure: why it stays where it is (`onFail: Hold`), for as long as the rules are those it failed by, `failed_trial`.
     """
 
     revision: int
@@ -455,6 +456,8 @@ class CandidateStatus:
     steps: int
     since: str
     held_since: str | None = None
+    failure: Problem | None = None
+    failed_trial: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from controller.spec import Json, RolloutSpec
 from controller.steps import short, tried_policy
 from controller.switching import is_switching
 
+# How far behind the clock of a rollout is set that is stopped.
+STOPPED_S = 10.0
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -73,9 +76,12 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
         approved: the policy of this spec, once it may be served.
         incumbent: what the RayService is told to serve, or what is to be served in its place while there is nothing better.
     """
-    if observed.spec.paused or is_switching(observed):
-        # The RayService goes on as it is told, and the clock of a step is not looked at.
+    # In both cases the RayService goes on as it is told.
+    if observed.spec.paused:
         return Rollout(incumbent, tried_policy(observed), observed.status.candidate)
+    if is_switching(observed):
+        # It will have other replicas: there a step begins anew.
+        return Rollout(incumbent, tried_policy(observed), _stopped(observed.status.candidate, observed))
     pin = observed.spec.served_revision
     wanted = next((revision for revision in recorded if revision.number == pin), None) if pin else approved
     if pin and (wanted is None or not wanted.is_approved or not wanted.is_kept):
@@ -100,13 +106,15 @@ def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Rev
 
 
 def is_over(wanted: Revision, observed: Observed) -> bool:
-    """Whether the rollout of a revision has failed by the rules of today: it is not tried again before they, or the training, change.
-
-    Whoever pins it wants it all the same.
-    """
+    """Whether the rollout of a revision has failed by the rules of today: it is not tried again before they, or the training, change."""
     end = wanted.rollout
+    return end is not None and end.outcome != "Promoted" and end.trial == _trial(observed, wanted)
+
+
+def _trial(observed: Observed, wanted: Revision) -> str:
+    """What the end of a rollout is true of: today's rules. Whoever pins a revision that has failed by them wants it tried once more."""
     is_pinned = observed.spec.served_revision == wanted.number
-    return end is not None and end.outcome != "Promoted" and end.trial == observed.spec.rollout.trial and not is_pinned
+    return f"{observed.spec.rollout.trial}-pinned" if is_pinned else observed.spec.rollout.trial
 
 
 def previous(observed: Observed, recorded: tuple[Revision, ...], wanted: Revision, incumbent: Json | None) -> Json | None:
@@ -175,12 +183,13 @@ def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSp
     if not isinstance(seen, Replicas):
         return here
     found = analysis.measured(seen, before["digest"], wanted.digest)
-    failure = _candidate_refusal(seen, wanted.digest) or analysis.objection(found, rules.analysis)
+    failure = progress.failure or _candidate_refusal(seen, wanted.digest) or analysis.objection(found, rules.analysis)
     holding = [row for row in seen.rows if _holds(row.candidate, candidate)]
     is_held = bool(seen.rows) and len(holding) == len(seen.rows) == seen.running
     if not is_held and not progress.held_since:
         failure = failure or _overdue(observed, progress, "took it in")
-        here = replace(here, message=_stage_message(progress, f"{len(holding)} of {seen.running} replicas have it"))
+        said = f"{len(holding)} of {seen.running} replicas have it{_missing(observed, wanted.digest)}"
+        here = replace(here, message=_stage_message(progress, said))
         return _failed(observed, wanted, here, failure) if failure else here
     held_since = progress.held_since or statuses.timestamp(observed.now)
     progress = replace(progress, held_since=held_since)
@@ -190,13 +199,13 @@ def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSp
     over_since_s = statuses.age_s(held_since, observed.now) - stage.seconds
     if over_since_s < 0:
         return here
-    failure = analysis.returns(found, rules.analysis, len(rules.steps)) if stage.step else None
-    if failure:
-        return _failed(observed, wanted, here, failure)
     answered = found.candidate.requests
     if stage.step and answered < rules.analysis.min_requests:
         failure = _starved(observed, answered) if over_since_s > rules.progress_deadline_s else None
         return _failed(observed, wanted, here, failure) if failure else here
+    failure = analysis.returns(found, rules.analysis, len(rules.steps)) if stage.step else None
+    if failure:
+        return _failed(observed, wanted, here, failure)
     return _next_stage(observed, wanted, here, rules, analysis.summary(found))
 
 
@@ -210,7 +219,7 @@ def _next_stage(observed: Observed, wanted: Revision, here: Rollout, rules: Roll
         return replace(here, candidate=candidate, progress=after, message=_stage_message(after, "the replicas are told so"))
     after = replace(progress, stage=index, step=0, weight=100, since=now, held_since=None)
     through = f"it went through every step: {said}" if rules.steps else "every replica has loaded it"
-    end = RolloutEnd("Promoted", observed.spec.rollout.trial, "AnalysisPassed" if rules.steps else "Loaded", f"{through}; it takes over")
+    end = RolloutEnd("Promoted", _trial(observed, wanted), "AnalysisPassed" if rules.steps else "Loaded", f"{through}; it takes over")
     return Rollout(policy(wanted), progress=after, wanted=wanted, end=end)
 
 
@@ -218,19 +227,21 @@ def _failed(observed: Observed, wanted: Revision, here: Rollout, failure: Proble
     if observed.spec.rollout.on_fail == "Hold":
         name = observed.owner.name
         advice = f"spec.rollout.onFail is Hold: kubectl policymodel promote {name}, or kubectl policymodel abort {name}"
-        return replace(here, problem=Problem(failure.reason, f"{here.message}; {failure.message}. {advice}"))
+        assert here.progress
+        held = replace(here.progress, failure=failure, failed_trial=_trial(observed, wanted))
+        return replace(here, progress=held, problem=Problem(failure.reason, f"{here.message}; {failure.message}. {advice}"))
     assert here.serving
     return _rolled_back(observed, wanted, here.serving, failure)
 
 
 def _rolled_back(observed: Observed, wanted: Revision, before: Json, why: Problem) -> Rollout:
-    end = RolloutEnd("RolledBack", observed.spec.rollout.trial, why.reason, why.message)
+    end = RolloutEnd("RolledBack", _trial(observed, wanted), why.reason, why.message)
     return Rollout(before, wanted=wanted, end=end, problem=_stays_back(end, wanted, before))
 
 
 def _request(observed: Observed, wanted: Revision) -> RolloutEnd | None:
     """How a request that nobody has seen to ends the rollout."""
-    trial = observed.spec.rollout.trial
+    trial = _trial(observed, wanted)
     abort, promote = observed.request(names.ABORT), observed.request(names.PROMOTE)
     if abort and not abort.problem and abort.revision in (None, wanted.number):
         return RolloutEnd("Aborted", trial, "Aborted", f"{abort.user} has aborted its rollout")
@@ -245,7 +256,8 @@ def _progress(observed: Observed, wanted: Revision, rules: RolloutSpec) -> Candi
     if known and (known.digest, known.mode, known.steps) == (wanted.digest, rules.strategy, len(rules.steps)) and known.stage < len(ways):
         stage = ways[known.stage]
         if (known.weight, known.step) == (stage.weight, stage.step):
-            return known
+            is_judged_anew = known.failed_trial != _trial(observed, wanted)
+            return replace(known, failure=None, failed_trial=None) if is_judged_anew else known
     told, index = tried_policy(observed), 0
     if told and told["digest"] == wanted.digest and told.get("mode") == rules.strategy == "Canary":
         # There may be no step of the told weight any more; the one that is not above it is where the sessions are.
@@ -297,8 +309,26 @@ def _overdue(observed: Observed, progress: CandidateStatus | None, done: str) ->
         return None
     return Problem(
         "ProgressDeadlineExceeded",
-        f"not every replica {done} within {deadline_s} s (spec.rollout.progressDeadlineSeconds)",
+        f"not every replica {done} within {deadline_s} s (spec.rollout.progressDeadlineSeconds){_missing(observed, progress.digest)}",
     )
+
+
+def _missing(observed: Observed, digest: str) -> str:
+    """Where a replica has looked for the bundle in vain, or ""."""
+    rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
+    for row in rows:
+        tried = row.candidate if row.candidate and row.candidate.digest == digest else None
+        problem = tried.problem if tried else row.error if row.error_digest == digest else None
+        if problem and problem.reason == "Missing":
+            return f": the replica {row.replica} looked for it: {problem.message}"
+    return ""
+
+
+def _stopped(progress: CandidateStatus | None, observed: Observed) -> CandidateStatus | None:
+    """Progress whose time does not count. That is noted now and then only: each note is a write."""
+    if progress is None or (progress.held_since is None and statuses.age_s(progress.since, observed.now) < STOPPED_S):
+        return progress
+    return replace(progress, since=statuses.timestamp(observed.now), held_since=None)
 
 
 def _starved(observed: Observed, requests: int) -> Problem:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller import capacity, history, names, resources, rollout, switching
+from controller import history, names, resources, rollout, switching
 from controller import status as statuses
 from controller.model import Action, Apply, Condition, Images, Observed, Problem, Replicas, Revision, ServingStatus, Unknown
 from controller.rollout import Rollout
@@ -37,10 +37,11 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     if undoing:
         return undoing
     undone, found = switching.undone_switch(observed), _served(observed, images, wanted)
-    if undone is None or undone.reason == switching.REVERTED:
+    is_given_up = undone is not None and undone.reason != switching.REVERTED
+    problem = switching.told(undone) if undone and is_given_up else switching.shortage(observed)
+    if problem is None:
         return found
     # Policies are rolled out to the pods as they are, and none of it is what the spec asks for.
-    problem = switching.told(undone)
     finding = Condition(statuses.READY, "False", problem.reason, problem.message) if found.is_done else found.finding
     return replace(found, finding=finding, problem=found.problem or problem)
 
@@ -70,11 +71,7 @@ def _served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     if live.deleting:
         after = "create it again when it is gone" if spec.serving.ray_service else "it is made anew when it is gone"
         return _unready("RayServiceDeleting", f"the RayService {name} is being deleted; {after}", under_way="RollingOut")
-    if not spec.serving.ray_service and live.hash != switching.wanted_hash(observed):
-        # A second cluster that is there already, and does not come up, makes room for the one that takes its place.
-        shortage = capacity.shortage(observed) if live.pods_hash and not live.switching else None
-        if shortage:
-            return _unready(shortage.reason, shortage.message, problem=shortage)
+    if not spec.serving.ray_service and live.hash != switching.wanted_hash(observed) and not switching.shortage(observed):
         return _unready(
             "SwitchingCluster",
             f"the RayService {name} gets new pods: KubeRay builds a second cluster and switches to it",

@@ -20,6 +20,7 @@ from controller.model import (
     Event,
     FoundBy,
     Images,
+    Problem,
     Progress,
     Revision,
     RolloutEnd,
@@ -236,11 +237,13 @@ def _candidate_document(candidate: CandidateStatus) -> dict[str, Any]:
             "steps": candidate.steps,
             "since": candidate.since,
             "heldSince": candidate.held_since,
+            "failure": vars(candidate.failure) | {"trial": candidate.failed_trial} if candidate.failure else None,
         }
     )
 
 
 def _candidate_of(document: Json) -> CandidateStatus:
+    failure = document.get("failure", {})
     return CandidateStatus(
         revision=document["revision"],
         digest=document["digest"],
@@ -251,6 +254,8 @@ def _candidate_of(document: Json) -> CandidateStatus:
         steps=document["steps"],
         since=document["since"],
         held_since=document.get("heldSince"),
+        failure=Problem(failure["reason"], failure["message"]) if failure else None,
+        failed_trial=failure.get("trial"),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from controller import resources
+from controller import capacity, resources
 from controller import status as statuses
 from controller.model import Action, Apply, Condition, ForgetPending, Observed, Problem, UndoneSwitch
 from controller.steps import Step
@@ -35,7 +35,18 @@ def is_switching(observed: Observed) -> bool:
     if live is None:
         return False
     has_old_pods = live.hash != wanted_hash(observed) or live.pods_hash not in (None, live.hash)
-    return live.switching or (spec.serving.ray_service is None and has_old_pods)
+    return live.switching or (spec.serving.ray_service is None and has_old_pods and shortage(observed) is None)
+
+
+def shortage(observed: Observed) -> Problem | None:
+    """Why a second cluster is not asked for yet: no node has room for it. Policies are rolled out to the first one meanwhile.
+
+    One that is there already, and does not come up, makes room for the one that takes its place.
+    """
+    live = observed.ray_service
+    if live is None or live.switching or not live.pods_hash or live.hash == wanted_hash(observed):
+        return None
+    return capacity.shortage(observed)
 
 
 def undone_switch(observed: Observed) -> UndoneSwitch | None:

@@ -194,8 +194,6 @@ def _later(view: View, verb: str) -> str:
     """What a request about a rollout waits for while the pods change, or ""."""
     if verb not in (names.PROMOTE, names.ABORT) or not view.is_seen:
         return ""
-    if view.reason(statuses.READY) == "NoCapacity":
-        return "no node has room for the second cluster that spec.serving asks for: this waits until it has switched"
     is_switching = view.reason(statuses.READY) == "SwitchingCluster"
     return "KubeRay prepares a second cluster: this waits until it has switched" if is_switching else ""
 

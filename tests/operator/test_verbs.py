@@ -325,14 +325,14 @@ def test_what_was_pruned_is_shown_and_is_neither_gone_back_to_nor_pinned_nor_app
     assert "no approved revision beside 2 is kept" not in said(capsys, "undo", "cartpole")
 
 
-def test_what_is_asked_of_a_rollout_while_the_changed_pods_wait_for_room_is_told_to_wait(
+def test_what_is_asked_of_a_rollout_while_a_second_cluster_is_prepared_is_told_to_wait(
     canary: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    canary.world.condition("Ready").update(reason="NoCapacity")
+    canary.world.condition("Ready").update(reason="SwitchingCluster")
     canary.tell()
     for verb in ("promote", "abort"):
         assert cli.main((verb, "cartpole")) == 0
-        assert "no node has room for the second cluster" in "".join(capsys.readouterr())
+        assert "KubeRay prepares a second cluster: this waits" in "".join(capsys.readouterr())
 
 
 def test_there_is_nothing_to_undo_where_one_revision_is_all_there_is(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

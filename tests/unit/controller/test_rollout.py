@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from fakes.world import World, digest
 
-from controller import names, resources
+from controller import analysis, names, resources
+from controller.model import Capacity
 from controller.spec import spec_of
 
 CANARY = {"rollout__strategy": "Canary", "rollout__steps": [{"weight": 10, "seconds": 30}, {"weight": 50, "seconds": 30}]}
@@ -165,6 +166,23 @@ def test_a_candidate_that_fails_is_held_at_its_step_where_the_spec_says_so() -> 
     assert revision(world, 2)["rollout"]["outcome"] == "Aborted"
 
 
+def test_a_candidate_that_was_held_is_not_let_go_because_its_figures_get_better() -> None:
+    changes = {**CANARY, "rollout__onFail": "Hold"}
+    world = served(**changes)
+    world.edit(serving__replicas=2, training__seed=2, **changes)
+    world.faulty.add(new_digest(world))
+    world.until(lambda: world.condition("Degraded")["reason"] == "TooManyErrors")
+    world.faulty.clear()
+    for _ in range(40):
+        world.get_on()
+    assert told(world)[1] == 10
+    assert "it failed 500 of 1000 requests" in world.condition("Degraded")["message"]
+    # Other rules judge it anew.
+    world.edit(serving__replicas=2, training__seed=2, **changes, rollout__analysis={"maxErrorRatio": 0.02})
+    world.settle()
+    assert told(world) == (new_digest(world), None)
+
+
 @pytest.mark.parametrize("changes", [{}, CANARY, SHADOW], ids=["direct", "canary", "shadow"])
 def test_a_bundle_that_replicas_refuse_is_rolled_back(changes: dict[str, Any]) -> None:
     world = served(**changes)
@@ -311,6 +329,64 @@ def test_a_pinned_revision_is_served_at_once_and_what_is_trained_waits() -> None
     assert told(world) == (second, None)
 
 
+def pinned(world: World, number: int) -> None:
+    world.edit(serving__replicas=2, training__seed=2, servedRevision=number)
+
+
+def two_served() -> tuple[World, str, str]:
+    """A world in which revision 2 has taken the place of revision 1, and the digests of both."""
+    world = served()
+    first = told(world)[0]
+    world.edit(serving__replicas=2, training__seed=2)
+    world.settle()
+    second = told(world)[0]
+    assert first and second
+    return world, first, second
+
+
+def test_a_pinned_revision_that_replicas_refuse_is_tried_once_and_again_when_somebody_promotes_it() -> None:
+    world, first, second = two_served()
+    world.corrupt.add(first)
+    pinned(world, 1)
+    world.settle()
+    assert told(world) == (second, None)
+    assert world.condition("Degraded")["reason"] == "RolledBack"
+    assert "DigestMismatch" in world.condition("Degraded")["message"]
+    world.corrupt.clear()
+    request(world, "promote")
+    world.settle()
+    assert told(world) == (first, None)
+    assert world.condition("Ready")["status"] == "True"
+
+
+def test_an_abort_of_a_pin_stays_and_a_pin_of_what_was_aborted_by_its_steps_is_tried() -> None:
+    world, _, second = two_served()
+    pinned(world, 1)
+    world.until(lambda: "candidate" in world.status)
+    request(world, "abort")
+    world.settle()
+    assert told(world) == (second, None)
+    assert world.condition("Degraded")["reason"] == "Aborted"
+    world = retrained(served(**CANARY), **CANARY)
+    request(world, "abort")
+    world.settle()
+    assert revision(world, 2)["rollout"]["outcome"] == "Aborted"
+    world.edit(serving__replicas=2, training__seed=2, servedRevision=2, **CANARY)
+    world.settle()
+    assert told(world) == (new_digest(world), None)
+
+
+def test_a_pinned_bundle_that_is_gone_is_told_so_while_it_is_waited_for_and_at_the_end() -> None:
+    world, first, second = two_served()
+    world.lost.add(first)
+    pinned(world, 1)
+    world.until(lambda: "there is no manifest.json" in world.condition("Ready")["message"])
+    world.settle(rounds=200)
+    assert told(world) == (second, None)
+    assert revision(world, 1)["rollout"]["reason"] == "ProgressDeadlineExceeded"
+    assert "looked for it: there is no manifest.json" in world.condition("Degraded")["message"]
+
+
 @pytest.mark.parametrize(("pin", "reason"), [(7, "NoSuchRevision"), (2, "RevisionNotApproved")])
 def test_a_pin_to_what_may_not_be_served_changes_nothing(pin: int, reason: str) -> None:
     world = served()
@@ -336,6 +412,49 @@ def test_a_change_of_the_pods_lets_a_change_of_policy_wait() -> None:
     assert told(world) == (new_digest(world), None)
 
 
+def without_room(world: World) -> World:
+    """The same world, whose user asks in the middle of a canary for pods that no node has room for."""
+    world.free = (Capacity("node-1", {"cpu": 0.1, "memory": 1.0, "pods": 90}),)
+    world.edit(serving__replicas=2, serving__image="mine:2", training__seed=2, **CANARY)
+    return world
+
+
+def test_a_candidate_that_fails_is_rolled_back_although_changed_pods_wait_for_room() -> None:
+    world = served(**CANARY)
+    first = told(world)[0]
+    retrained(world, **CANARY)
+    without_room(world).faulty.add(new_digest(world))
+    world.settle()
+    assert told(world) == (first, None)
+    assert revision(world, 2)["rollout"]["reason"] == "TooManyErrors"
+
+
+def test_a_rollout_goes_on_while_changed_pods_wait_for_room_and_the_pods_change_when_there_is_some() -> None:
+    world = without_room(retrained(served(**CANARY), **CANARY))
+    world.until(lambda: told(world) == (new_digest(world), None))
+    world.settle()
+    assert (world.condition("Ready")["reason"], world.condition("Degraded")["reason"]) == ("NoCapacity", "NoCapacity")
+    world.free = None
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    assert told(world) == (new_digest(world), None)
+
+
+def test_a_step_begins_anew_in_the_replicas_of_a_second_cluster() -> None:
+    world = retrained(served(**CANARY), **CANARY)
+    world.until(lambda: "heldSince" in world.status["candidate"])
+    world.edit(serving__replicas=2, serving__image="mine:2", training__seed=2, **CANARY)
+    seen = set()
+    for _ in range(50):
+        world.now += timedelta(seconds=1)
+        world.reconcile()
+        candidate = world.status["candidate"]
+        assert "heldSince" not in candidate
+        assert (world.now - datetime.fromisoformat(candidate["since"])).total_seconds() <= 10
+        seen.add(candidate["since"])
+    assert len(seen) <= 6, "each is a write"
+
+
 def test_an_abort_while_the_pods_change_waits_and_is_not_lost() -> None:
     world = retrained(served(**CANARY), **CANARY)
     first = told(world)[0]
@@ -348,6 +467,19 @@ def test_an_abort_while_the_pods_change_waits_and_is_not_lost() -> None:
     world.settle()
     assert told(world) == (first, None)
     assert revision(world, 2)["rollout"]["outcome"] == "Aborted"
+
+
+def test_returns_are_looked_at_once_a_step_however_long_its_requests_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(analysis, "returns", lambda *_: looks.append(1))
+    changes = {**CANARY, "rollout__analysis": {"minRequests": 2500}}
+    world = retrained(served(**changes), **changes)
+    for _ in range(20):
+        world.get_on()
+    assert (told(world)[1], looks) == (10, [])
+    world.edit(serving__replicas=2, training__seed=2, **CANARY)
+    world.settle()
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize(("way", "weight"), [(CANARY, 10), (SHADOW, 0)], ids=["canary", "shadow"])

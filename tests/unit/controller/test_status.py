@@ -16,6 +16,7 @@ from controller.model import (
     Event,
     FoundBy,
     Images,
+    Problem,
     Progress,
     Revision,
     RolloutEnd,
@@ -69,6 +70,9 @@ ROUND_TRIPS = {
     "a training without a return": replace(FULL, training=TrainingStatus("j", "r", 1, None, Progress(1, 32, None, 0.5, None))),
     "a policy that is not ours": replace(FULL, serving=ServingStatus("sha256:zz", None, None, 0, 1)),
     "no candidate": replace(FULL, candidate=None),
+    "a candidate that is held": replace(
+        FULL, candidate=replace(FULL.candidate, failure=Problem("TooManyErrors", "it failed"), failed_trial="ab")
+    ),
     "a search": replace(
         FULL,
         training=TrainingStatus(
