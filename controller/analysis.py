@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from controller.gate import quantile
 from controller.model import Problem, Replicas, Returns, Tally
@@ -15,7 +14,6 @@ from controller.spec import AnalysisSpec
 
 # A mean of fewer says little.
 LEAST_INFERENCES = 30
-LEAST_ACTIONS = 500
 LEAST_EPISODES = 5
 # A candidate that takes less is not slow, whatever it is compared with: a request takes longer on its way.
 UNNOTICED_S = 0.001
@@ -56,20 +54,13 @@ def objection(found: Measured, rules: AnalysisSpec) -> Problem | None:
 
 
 def errors(found: Measured, rules: AnalysisSpec) -> Problem | None:
-    """The lower bound of its error ratio is above what is allowed.
-
-    Source: Wilson, JASA 22 (1927), one-sided: it holds for few requests and for ratios near 0, where the normal interval does not.
-    """
+    """The lower bound of its error ratio is above what is allowed."""
     failed = found.candidate.errors
     if failed == 0:
         return None
     # One request of a shadow may fail in two ways.
     requests = max(found.candidate.requests, failed)
-    z = NormalDist().inv_cdf(rules.confidence)
-    ratio = failed / requests
-    centre = ratio + z**2 / (2 * requests)
-    spread = z * math.sqrt(ratio * (1 - ratio) / requests + z**2 / (4 * requests**2))
-    lower = (centre - spread) / (1 + z**2 / requests)
+    lower = least_ratio(failed, requests, rules.confidence, rules.max_error_ratio)
     if lower <= rules.max_error_ratio:
         return None
     return Problem(
@@ -77,6 +68,32 @@ def errors(found: Measured, rules: AnalysisSpec) -> Problem | None:
         f"it failed {failed} of {requests} requests, which the serving policy answered: at least {lower:.2%} ({_percent(rules)}); "
         f"spec.rollout.analysis.maxErrorRatio is {rules.max_error_ratio:g}",
     )
+
+
+def least_ratio(failed: int, requests: int, confidence: float, allowed: float) -> float:
+    """A lower bound of an error ratio that may be looked at after every request, as often as one likes: it is wrong in no more than
+    1 - confidence of rollouts.
+
+    How likely is what was seen under all ratios together, weighed in halves uniformly and around the allowed one, and how likely under a
+    single one? A true one is left behind that far in few rollouts only (Ville's inequality for this martingale).
+
+    Source: Robbins, Ann. Math. Statist. 41 (1970), with beta mixtures.
+    """
+    passed, weight = requests - failed, 1 / allowed if allowed else 1.0
+    mixture = [_log_beta(failed + 1, passed + beta) - _log_beta(1, beta) for beta in (1.0, weight)]
+    seen = max(mixture) + math.log(sum(math.exp(each - max(mixture)) for each in mixture) / 2)
+    below, above = 0.0, failed / requests
+    for _ in range(50):
+        ratio = (below + above) / 2
+        if seen - failed * math.log(ratio) - passed * math.log1p(-ratio) >= -math.log(1 - confidence):
+            below = ratio
+        else:
+            above = ratio
+    return below
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def latency(found: Measured, rules: AnalysisSpec) -> Problem | None:
@@ -96,17 +113,24 @@ def latency(found: Measured, rules: AnalysisSpec) -> Problem | None:
 
 
 def actions(found: Measured, rules: AnalysisSpec) -> Problem | None:
-    """It chooses otherwise than the serving policy by more than is allowed: half the sum of the differences of all shares."""
+    """It chooses otherwise than the serving policy by more than is allowed: half the sum of the differences of all shares.
+
+    What counts is the lower bound of this distance: two equal policies differ, too, in a few hundred actions or among many kinds of them.
+    Source: McDiarmid's inequality, and Cauchy's for the mean.
+    """
     before, after = found.serving.actions, found.candidate.actions
-    counts = sum(before.values()), sum(after.values())
-    if rules.max_action_distance is None or min(counts) < LEAST_ACTIONS:
+    counts, kinds = (sum(before.values()), sum(after.values())), {*before, *after}
+    if rules.max_action_distance is None or min(counts) == 0:
         return None
-    distance = sum(abs(before.get(action, 0) / counts[0] - after.get(action, 0) / counts[1]) for action in {*before, *after}) / 2
-    if distance <= rules.max_action_distance:
+    distance = sum(abs(before.get(action, 0) / counts[0] - after.get(action, 0) / counts[1]) for action in kinds) / 2
+    by_chance = sum(math.sqrt((len(kinds) - 1) / count) / 2 for count in counts)
+    by_chance += math.sqrt(-math.log(1 - rules.confidence) / 2 * sum(1 / count for count in counts))
+    if distance - by_chance <= rules.max_action_distance:
         return None
     return Problem(
         "ActsOtherwise",
-        f"its actions are distributed otherwise: total variation distance {distance:.2f} over {counts[1]} actions; "
+        f"its actions are distributed otherwise: total variation distance {distance:.2f}, of it {by_chance:.2f} by chance, over "
+        f"{counts[1]} actions; "
         f"spec.rollout.analysis.maxActionDistance is {rules.max_action_distance:g}",
     )
 

@@ -71,7 +71,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     if observed.spec.paused:
         steps, actions = tuple(_paused(step) for step in steps), ()
     status = _status(observed, settings, images, recorded, wanted, steps)
-    requeue_after_s = _requeue_after_s(observed, steps)
+    requeue_after_s = _requeue_after_s(observed, steps, wanted)
     asked_for = (*retraining.events(observed, recorded), *scheduling.events(observed), *_attempt_events(observed, status))
     told = (*asked_for, *rollout.events(observed, wanted), *retention.events(observed, recorded))
     return Plan(status, actions, (*told, *statuses.events(observed.status, status)), requeue_after_s)
@@ -328,19 +328,23 @@ def _paused(step: Step) -> Step:
     return replace(step, finding=finding, actions=(), under_way="")
 
 
-def _requeue_after_s(observed: Observed, steps: tuple[Step, ...]) -> float:
+def _requeue_after_s(observed: Observed, steps: tuple[Step, ...], wanted: Rollout) -> float:
     """Until the next look, or the next scheduled time."""
     next_in_s = scheduling.next_in_s(observed)
-    looks_in_s = WATCHING_S if observed.spec.paused else _looks_in_s(steps)
+    looks_in_s = WATCHING_S if observed.spec.paused else _looks_in_s(steps, wanted)
     return looks_in_s if next_in_s is None else min(looks_in_s, max(ROLLING_OUT_S, next_in_s + JUST_AFTER_S))
 
 
-def _looks_in_s(steps: tuple[Step, ...]) -> float:
+def _looks_in_s(steps: tuple[Step, ...], wanted: Rollout) -> float:
     """A problem is mended by somebody, and most of what they do is seen by a watch: to look each second would only load the API."""
     under_way = {step.under_way for step in steps}
+    is_seen = all(step.finding.status != "Unknown" for step in steps)
+    if wanted.wanted and wanted.progress and not wanted.problem and is_seen:
+        # Whatever else is wrong: a candidate that fails is to be seen soon.
+        return ROLLING_OUT_S
     if any(step.problem for step in steps):
         return TROUBLED_S
-    if "RollingOut" in under_way and all(step.finding.status != "Unknown" for step in steps):
+    if "RollingOut" in under_way and is_seen:
         return ROLLING_OUT_S
     return WORKING_S if under_way - {""} else WATCHING_S
 

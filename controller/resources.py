@@ -419,12 +419,15 @@ def manners(spec: Spec) -> Json:
     }
 
 
-def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", candidate: Json | None = None) -> str:
+def serve_config(
+    owner: Owner, spec: Spec, policy: Json | None, live: str = "", candidate: Json | None = None, revoked: str | None = None
+) -> str:
     """The text of `serveConfigV2`: our application, and those of others that the live text holds.
 
     Args:
         policy: `{uri, digest, revision}` of the policy to serve, or None while there is no approved one.
         candidate: the same with `mode`, `weight` and `timeBudgetMilliseconds`, of the policy that is tried beside it.
+        revoked: the digest of a policy that was taken back: replicas that have taken it over answer nobody by it, pinned or not.
         live: the text as it stands; only an adopted RayService has applications of others in it.
     """
     serving, scale = spec.serving, spec.serving.autoscaling
@@ -436,6 +439,8 @@ def serve_config(owner: Owner, spec: Spec, policy: Json | None, live: str = "", 
         user_config["serving"] = dict(policy)
     if candidate:
         user_config["candidate"] = dict(candidate)
+    if revoked:
+        user_config["revoked"] = revoked
     replicas: dict[str, Any] = {"num_replicas": serving.replicas}
     if scale:
         counted = {"policy_function": "app.autoscaling:RequestsPerSecond", "policy_kwargs": {"target": scale.target_requests_per_second}}

@@ -68,6 +68,11 @@ class Rollout:
     message: str = ""
     problem: Problem | None = None
 
+    @property
+    def revoked(self) -> str | None:
+        """The digest of a policy that was taken back, if one was."""
+        return self.wanted.digest if self.wanted and self.end and self.end.outcome != "Promoted" else None
+
 
 def rolled_out(observed: Observed, recorded: tuple[Revision, ...], approved: Revision | None, incumbent: Json | None) -> Rollout:
     """The rollout of the policy that is asked for.

@@ -49,7 +49,7 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
 def _served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     spec, owner, live = observed.spec, observed.owner, observed.ray_service
     name = resources.ray_service_name(owner, spec)
-    text = resources.serve_config(owner, spec, wanted.serving, live.serve_config if live else "", wanted.candidate)
+    text = resources.serve_config(owner, spec, wanted.serving, live.serve_config if live else "", wanted.candidate, wanted.revoked)
     switch = Apply(resources.serve_config_patch(owner, spec, text), names.SERVE_FIELD_MANAGER)
     if spec.serving.ray_service:
         if live is None:

@@ -2,7 +2,7 @@
 
 `user_config` is
 
-    {route, outOfBounds: Answer|Reject, maxBodyBytes, accessLog, serving: {uri, digest, revision}, drainSeconds,
+    {route, outOfBounds: Answer|Reject, maxBodyBytes, accessLog, serving: {uri, digest, revision}, drainSeconds, revoked,
      candidate: {uri, digest, revision, mode: Canary|Shadow, weight, timeBudgetMilliseconds},
      decisionLog: {directory, fileBytes, totalBytes}}
 

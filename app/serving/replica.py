@@ -25,6 +25,7 @@ from app.serving.wanted import (
     parsed_candidate,
     parsed_drain_s,
     parsed_manners,
+    parsed_revoked,
     parsed_wanted,
 )
 from app.storage import place_of
@@ -68,6 +69,7 @@ class PolicyHolder:
         self._replica = replica or secrets.token_hex(4)
         self._leaving: dict[str, Serving] = {}
         self._drain_s = DRAIN_S
+        self._revoked: str | None = None
         self._log: DecisionLog | None = None
         self._held: Wanted | None = None
         self._wanted: Wanted | None = None
@@ -83,6 +85,9 @@ class PolicyHolder:
         """Takes note of a new `user_config` and returns at once. Without `serving` what is held stays."""
         self.manners = parsed_manners(user_config)
         self._drain_s = parsed_drain_s(user_config)
+        self._revoked = parsed_revoked(user_config)
+        if self._revoked is not None:
+            self._leaving.pop(self._revoked, None)
         log_terms = parsed_log_terms(user_config.get("decisionLog"))
         if log_terms is None or self._log is None or self._log.terms != log_terms:
             self._log = None if log_terms is None else DecisionLog(log_terms, self._replica)
@@ -230,7 +235,8 @@ class PolicyHolder:
         self.serving = Serving(policy, named.revision)
         self._held = named
         self._leaving.pop(policy.digest, None)
-        if before is not None and before.policy is not policy and self._drain_s > 0:
+        is_pinnable = before is not None and before.policy is not policy and before.policy.digest != self._revoked
+        if before is not None and is_pinnable and self._drain_s > 0:
             self._leaving[before.policy.digest] = before
             asyncio.get_running_loop().call_later(self._drain_s, self._let_go, before)
             if len(self._leaving) > MOST_LEAVING:

@@ -60,6 +60,7 @@ class Tally:
         failures: of those, what was not given to the client, by reason.
         inferences, inference_s, observations: what it was asked, and the processor time that this took. A replica's loop is one thread, and
             so is an inference: what else the machine does is not in it.
+        singles, single_s: of those the ones of one observation alone, by which two policies can be compared.
         sessions: that it was asked in.
         actions: by value.
     """
@@ -71,6 +72,8 @@ class Tally:
     inferences: int = 0
     inference_s: float = 0.0
     observations: int = 0
+    singles: int = 0
+    single_s: float = 0.0
     sessions: Distinct = field(default_factory=Distinct)
     actions: Counter[int] = field(default_factory=Counter)
 
@@ -79,6 +82,9 @@ class Tally:
         self.inferences += 1
         self.inference_s += seconds
         self.observations += observations
+        if observations == 1:
+            self.singles += 1
+            self.single_s += seconds
 
     def acted(self, actions: Array) -> None:
         """Counts actions, of shape (batch,) where they are counted."""
@@ -97,6 +103,8 @@ class Tally:
         self.inferences += other.inferences
         self.inference_s += other.inference_s
         self.observations += other.observations
+        self.singles += other.singles
+        self.single_s += other.single_s
         self.actions.update(other.actions)
 
     @property
@@ -111,8 +119,8 @@ class Tally:
             "requests": self.requests,
             "errors": self.errors,
             "failures": dict(self.failures),
-            "inferences": self.inferences,
-            "inferenceSeconds": round(self.inference_s, 6),
+            "inferences": self.singles,
+            "inferenceSeconds": round(self.single_s, 6),
             "sessions": self.sessions.count,
             "actions": {str(action): count for action, count in sorted(self.actions.items())},
         }

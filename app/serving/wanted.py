@@ -61,6 +61,12 @@ def parsed_drain_s(user_config: dict[str, Any]) -> float:
     return max(0.0, _number(user_config.get("drainSeconds"), DRAIN_S))
 
 
+def parsed_revoked(user_config: dict[str, Any]) -> str | None:
+    """The digest of a policy that was taken back: nobody may pin it any more."""
+    revoked = user_config.get("revoked")
+    return revoked if isinstance(revoked, str) else None
+
+
 def parsed_manners(user_config: dict[str, Any]) -> Manners:
     """How the replica is to answer."""
     route, body_bytes = user_config.get("route"), user_config.get("maxBodyBytes")

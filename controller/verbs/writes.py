@@ -110,7 +110,7 @@ def undo(view: View, number: int | None) -> Write | Refusal:
     """A pin to what served before.
 
     Args:
-        number: where to, or None for the newest older approved revision that was not stopped on its way.
+        number: where to, or None for the newest older revision that has served.
     """
     if number is not None:
         return pin(view, number)
@@ -123,13 +123,14 @@ def undo(view: View, number: int | None) -> Write | Refusal:
         )
     if view.serving is None:
         return Refusal("no revision serves that could be undone")
-    good = [revision for revision in view.status.revisions if revision.number != view.serving and revision.is_good]
-    older = [revision for revision in good if revision.number < view.serving]
+    # The first one of all has had no rollout: that it served is told by those that were published meanwhile.
+    parents = {revision.parent for revision in view.status.revisions}
+    served = [revision for revision in view.status.revisions if revision.is_good and (revision.rollout or revision.number in parents)]
+    others = [revision for revision in served if revision.number != view.serving]
+    if not others:
+        return Refusal(f"no revision beside {view.serving} has served and is kept; {view.command('history')} shows all")
     # A revert of the spec serves an older revision again: then it is a newer one that served before.
-    promoted = [revision for revision in good if revision.rollout]
-    if not (older or promoted):
-        return Refusal(f"no approved revision beside {view.serving} is kept to go back to; {view.command('history')} shows all")
-    found = (older or promoted)[-1]
+    found = ([revision for revision in others if revision.number < view.serving] or others)[-1]
     written = pin(view, found.number)
     if isinstance(written, Refusal) or written.patch is None:
         return written

@@ -305,6 +305,13 @@ def test_undo_after_a_revert_goes_to_the_newer_revision_that_served_before(place
     assert "back from revision 1 to revision 2" in said(capsys, "undo", "cartpole")
 
 
+def test_undo_passes_over_a_revision_that_was_dropped_on_its_way(canary: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    canary.edit(training__seed=4)
+    canary.settle()
+    assert canary.world.status["serving"]["revision"] == 3
+    assert "back from revision 3 to revision 1" in said(capsys, "undo", "cartpole")
+
+
 def test_undo_in_the_middle_of_a_rollout_says_what_aborts_it(canary: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert "policymodel abort cartpole" in said(capsys, "undo", "cartpole", code=1)
     assert "revision 1 is pinned" in said(capsys, "undo", "cartpole", "--to", "1")
@@ -322,7 +329,7 @@ def test_what_was_pruned_is_shown_and_is_neither_gone_back_to_nor_pinned_nor_app
     for words in (("undo", "cartpole", "--to", "1"), ("pin", "cartpole", "1"), ("approve", "cartpole", "--revision", "1")):
         assert "revision 1 was pruned (spec.storage.keepRevisions); there are: 2 and 3" in said(capsys, *words, code=3)
     assert "back from revision 3 to revision 2" in said(capsys, "undo", "cartpole", "--wait")
-    assert "no approved revision beside 2 is kept" not in said(capsys, "undo", "cartpole")
+    assert "no revision beside 2 has served" not in said(capsys, "undo", "cartpole")
 
 
 def test_what_is_asked_of_a_rollout_while_a_second_cluster_is_prepared_is_told_to_wait(
@@ -336,7 +343,7 @@ def test_what_is_asked_of_a_rollout_while_a_second_cluster_is_prepared_is_told_t
 
 
 def test_there_is_nothing_to_undo_where_one_revision_is_all_there_is(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no approved revision beside 1 is kept" in said(capsys, "undo", "cartpole", code=1)
+    assert "no revision beside 1 has served" in said(capsys, "undo", "cartpole", code=1)
 
 
 def test_a_policy_that_failed_its_gate_is_not_pinned_but_can_be_approved(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -323,9 +323,20 @@ class Planner(RuleBasedStateMachine):
         again = self.losses + self.world.superseded + self.world.prunings
         assert len(trainings) - len(set(trainings)) <= again, "6: no retraining"
 
+    def _what_is_bad_goes_back(self) -> None:
+        """Rollback is reached from every state: what no replica loads, or fails when it is asked, is tried no more once all is at rest."""
+        for _ in range(150):
+            self.world.get_on()
+        seen = self.world.observe()
+        if seen.spec.paused or seen.spec.rollout.on_fail != "Rollback" or not seen.ray_service or seen.ray_service.switching:
+            return
+        tried = resources.tried_policy(seen.owner, seen.ray_service.serve_config)
+        assert not tried or tried["digest"] not in self.world.corrupt | self.world.faulty, f"it is still tried: {self.world.status}"
+
     def teardown(self) -> None:
         """Whatever has happened, the world comes to rest where the spec points, and a good spec heals it."""
         failed = {name for name, job in self.world.jobs.items() if job.phase == "Failed"}
+        self._what_is_bad_goes_back()
         self.world.corrupt.clear()
         self.world.faulty.clear()
         self.world.free = None

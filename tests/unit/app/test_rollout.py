@@ -164,6 +164,17 @@ def test_a_session_keeps_its_policy_and_both_are_counted(storage: Storage, old: 
     with_replica(storage, play)
 
 
+def test_the_time_of_a_batch_is_not_compared_with_that_of_one_observation(storage: Storage, old: str, new: str) -> None:
+    async def play(replica: Replica) -> None:
+        await replica.told(old, new, weight=100)
+        await replica.asked(observations=[CALM] * 64)
+        await replica.asked()
+        figures = replica.trial["candidate"]
+        assert (figures["requests"], figures["inferences"]) == (2, 1)
+
+    with_replica(storage, play)
+
+
 def test_the_row_tells_the_candidate_and_without_one_nothing_stands_in_the_way(storage: Storage, old: str, new: str) -> None:
     async def play(replica: Replica) -> None:
         await replica.told(old)
@@ -234,6 +245,20 @@ def test_several_policies_may_be_leaving(storage: Storage, old: str, new: str) -
         assert [await replica.digest(pin=pin) for pin in (old, new, third)] == [old, new, third]
         await replica.told(old)
         assert replica.holder.row()["leaving"] == sorted([new, third])
+
+    with_replica(storage, play)
+
+
+def test_a_policy_that_is_taken_back_while_it_takes_over_answers_nobody(storage: Storage, old: str, new: str) -> None:
+    async def play(replica: Replica) -> None:
+        await replica.told(old, new)
+        await replica.told(new)
+        assert [await replica.digest(pin=old), await replica.digest(pin=new)] == [old, new]
+        await replica.told(old, revoked=new)
+        assert [await replica.digest(pin=old), await replica.digest(pin=new)] == [old, old]
+        assert replica.holder.row()["leaving"] == []
+        await replica.told(old, new)
+        assert await replica.digest(pin=new) == new, "until it is tried again"
 
     with_replica(storage, play)
 

@@ -69,6 +69,24 @@ def test_a_canary_goes_through_its_steps_and_takes_over() -> None:
     assert revision(world, 2)["rollout"]["outcome"] == "Promoted"
 
 
+def test_replicas_are_told_whose_pins_hold_no_more_until_it_is_tried_again() -> None:
+    world = retrained(served(**CANARY), **CANARY)
+    second = new_digest(world)
+
+    def config() -> str:
+        assert world.ray_service
+        return str(world.ray_service["spec"]["serveConfigV2"])
+
+    assert "revoked" not in config()
+    request(world, "abort")
+    world.settle()
+    assert f"revoked: {second}" in config()
+    request(world, "promote", id="again")
+    world.settle()
+    assert told(world) == (second, None)
+    assert "revoked" not in config()
+
+
 def test_a_policy_is_loaded_by_every_replica_before_one_of_them_answers_by_it() -> None:
     world = served()
     first = told(world)[0]
@@ -340,7 +358,8 @@ def two_served() -> tuple[World, str, str]:
     world.edit(serving__replicas=2, training__seed=2)
     world.settle()
     second = told(world)[0]
-    assert first and second
+    assert first
+    assert second
     return world, first, second
 
 
@@ -423,7 +442,9 @@ def test_a_candidate_that_fails_is_rolled_back_although_changed_pods_wait_for_ro
     world = served(**CANARY)
     first = told(world)[0]
     retrained(world, **CANARY)
-    without_room(world).faulty.add(new_digest(world))
+    without_room(world)
+    assert world.reconcile().requeue_after_s == 1, "another problem makes nobody look at it less often"
+    world.faulty.add(new_digest(world))
     world.settle()
     assert told(world) == (first, None)
     assert revision(world, 2)["rollout"]["reason"] == "TooManyErrors"
