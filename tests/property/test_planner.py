@@ -325,7 +325,9 @@ class Planner(RuleBasedStateMachine):
 
     def _what_is_bad_goes_back(self) -> None:
         """Rollback is reached from every state: what no replica loads, or fails when it is asked, is tried no more once all is at rest."""
-        for _ in range(150):
+        for _ in range(30):
+            if "candidate" not in self.world.status:
+                break
             self.world.get_on()
         seen = self.world.observe()
         if seen.spec.paused or seen.spec.rollout.on_fail != "Rollback" or not seen.ray_service or seen.ray_service.switching:
