@@ -204,12 +204,8 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         write_attempts(run, attempt)
         weights = _weights(asked)
     if asked.search is None:
-        result = _published_training(asked, report, leaving, attempt, weights)
-    else:
-        result = _published_search(asked, asked.search, report, leaving, attempt, weights)
-    with storage_faults():
-        write_aside(run / "result.json", canonical_json(result))
-    return result
+        return _published_training(asked, report, leaving, attempt, weights)
+    return _published_search(asked, asked.search, report, leaving, attempt, weights)
 
 
 def _weights(asked: Run) -> dict[str, Array] | None:
@@ -230,7 +226,7 @@ def _published_training(
                 trainer.begin_with(weights)
             leaving.listen()  # ray.init puts its own handler there
             state, stopped_by = _trained(asked, trainer, report, leaving, attempt, tracks)
-            published = _publication(asked, trainer, state, stopped_by, attempt)
+            published = _publication(asked, trainer, state, stopped_by, attempt, {})
         finally:
             trainer.close()
         tracks.ended_well(published["digest"])
@@ -260,11 +256,10 @@ def _published_search(
                     "CheckpointLost",
                     f"the last checkpoint of the best trial ({trial.number}) is gone; it is trained again where there is time left",
                 )
-        published = _publication(won, trainer, state, outcome.stopped_by, attempt)
+        told = {"trial": trial.number, "seed": trial.seed, "config": dict(trial.chosen), "trials": outcome.told}
+        return _publication(won, trainer, state, outcome.stopped_by, attempt, {"seed": asked.task.seed, "search": told})
     finally:
         trainer.close()
-    told = {"trial": trial.number, "seed": trial.seed, "config": dict(trial.chosen), "trials": outcome.told}
-    return {**published, "seed": asked.task.seed, "search": told}
 
 
 def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None) -> Outcome:
@@ -307,13 +302,19 @@ def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, atte
     return outcome
 
 
-def _publication(asked: Run, trainer: Trainer, state: RunState, stopped_by: str, attempt: Attempts) -> dict[str, Any]:
-    """Publishes what a trainer has learnt; gives the result."""
+def _publication(
+    asked: Run, trainer: Trainer, state: RunState, stopped_by: str, attempt: Attempts, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Publishes what a trainer has learnt; gives the result, which is written down at once: from then on no attempt publishes anything.
+
+    Args:
+        more: what else the result tells.
+    """
     with storage_faults():
         write_weights(asked.storage, asked.id, trainer.weights())
     digest = _published(asked, trainer, state)
     last = state.curve[-1]
-    return {
+    result = {
         "run": asked.id,
         "digest": digest,
         "uri": asked.storage.bundle_uri(digest),
@@ -325,11 +326,17 @@ def _publication(asked: Run, trainer: Trainer, state: RunState, stopped_by: str,
         "envSteps": last.env_steps,
         "episodeReturnMean": last.episode_return_mean,
         "trainedAt": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **more,
     }
+    with storage_faults():
+        write_aside(asked.storage.run(asked.id) / "result.json", canonical_json(result))
+    return result
 
 
 def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts, tracks: Tracks) -> tuple[RunState, str]:
     """Iterates until a criterion is met, from the newest checkpoint on where there is one; gives the state then, and the criterion.
+
+    There is a checkpoint of that state, so what is killed while it publishes trains nothing again.
 
     Raises:
         InputError: TrainingDiverged.
@@ -341,7 +348,8 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
     curve = list(state.curve)
     began = time.monotonic() - max(state.time_s, attempt.time_s)
     noted_s = attempt.time_s
-    while not (stopped_by := asked.stop.reached(curve, time.monotonic() - began)):
+    stopped_by = asked.stop.reached(curve, time.monotonic() - began)
+    while not stopped_by:
         with leaving.patience():
             iteration_began = time.monotonic()
             curve.append(iterated(trainer, curve, tracks.told))
@@ -349,7 +357,8 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
             before = curve[-2].env_steps if len(curve) > 1 else 0
             steps_per_s = (curve[-1].env_steps - before) / (now - iteration_began)
             report.progress(progress_line(curve[-1], asked.stop.progress_percent(curve, now - began), now - began, steps_per_s))
-            is_due = curve[-1].iteration % asked.checkpoint_every == 0
+            stopped_by = asked.stop.reached(curve, now - began)
+            is_due = stopped_by is not None or curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():
                 if is_due or leaving.is_asked:
                     tracks.keep()

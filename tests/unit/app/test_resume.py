@@ -1,19 +1,26 @@
 """A run that is killed goes on from its last checkpoint."""
 
 import errno
+import io
 import json
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.trainer import FakeTrainer
 from unit.app.attempts import Attempt
 
+from app import train
+from app.report import Report
 from app.storage import Storage
 from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.training.leaving import Leaving
 from app.training.stop import next_point
+from app.training.tracking import Tracks
 
 ITERATIONS, CHECKPOINT_EVERY, BATCH = 40, 5, 256
 
@@ -135,6 +142,57 @@ def test_attempts_are_counted_and_their_time_is_known_to_the_next(tmp_path: Path
     assert known_attempts(tmp_path) == Attempts(3, 12.5)
     (tmp_path / "attempts.json").write_text("{")
     assert known_attempts(tmp_path) == Attempts(0, 0.0)
+
+
+class Killed(BaseException):
+    """The process goes at once."""
+
+
+def killed(*_: Any, **__: Any) -> Any:
+    raise Killed
+
+
+@pytest.fixture
+def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], Any]]:
+    """An attempt of a run of seven iterations with a checkpoint of each fifth, in this process; gives its iterations and its result. What
+    it publishes is named by how often something was published."""
+    published: list[str] = []
+
+    def publish(*_: Any) -> str:
+        published.append(f"sha256:{len(published):064x}")
+        return published[-1]
+
+    def attempted(*, publishes: Callable[..., str] = publish) -> tuple[list[Any], Any]:
+        said, result = io.StringIO(), None
+        monkeypatch.setattr(train, "_published", publishes)
+        flags = ["--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--checkpoint-every", "5"]
+        with suppress(Killed):
+            result = train.run([*flags, "--stop", '{"iterations": 7}'], Report(said, None))
+        return [json.loads(line)["progress"]["iteration"] for line in said.getvalue().splitlines()], result
+
+    monkeypatch.setattr(train, "check_environment", lambda _: None)
+    monkeypatch.setattr(train, "Trainer", FakeTrainer)
+    monkeypatch.setattr(Leaving, "listen", lambda _: None)
+    # What was published is no bundle here.
+    monkeypatch.setattr(train, "read_bundle", lambda *_: None)
+    return attempted
+
+
+def test_a_run_that_is_killed_while_it_publishes_trains_nothing_again(attempt: Callable[..., tuple[list[Any], Any]]) -> None:
+    assert attempt(publishes=killed) == (list(range(1, 8)), None)
+    iterations, result = attempt()
+    assert (iterations, result["iteration"], result["attempts"]) == ([], 7, 2)
+
+
+def test_a_run_that_is_killed_once_it_has_published_publishes_nothing_again(
+    attempt: Callable[..., tuple[list[Any], Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        # An MLflow server that is away is waited for here.
+        patched.setattr(Tracks, "close", killed)
+        assert attempt() == (list(range(1, 8)), None)
+    _, result = attempt()
+    assert (result["digest"], result["attempts"]) == (f"sha256:{0:064x}", 1)
 
 
 SETTINGS = {"trainBatchSize": BATCH, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}
