@@ -23,7 +23,15 @@ from app.evaluate import EvaluationRequest, evaluated, parsed_request
 from app.report import ArgumentParser, Report, parsed_json, reported_run
 from app.spaces import Array, Box
 from app.storage import Storage, open_storage, read_json, remove, storage_faults, write_aside
-from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
+from app.training.checkpoints import (
+    Attempts,
+    RunState,
+    has_checkpoint,
+    known_attempts,
+    restored_state,
+    write_attempts,
+    write_checkpoint,
+)
 from app.training.environment_check import check_config, check_environment
 from app.training.iterating import DIVERGED, iterated
 from app.training.leaving import Leaving, Terminated
@@ -46,7 +54,7 @@ from app.training.standing import (
 from app.training.stop import Stop, parsed_stop, progress_line
 from app.training.tracking import Tracking, Tracks, parsed_tracking, tracked
 from app.training.trainer import Trainer, TrainingTask
-from app.training.warm import WarmStart, parsed_warm_start, warm_weights, write_weights
+from app.training.warm import WarmStart, begun_state, parsed_warm_start, warm_weights, write_weights
 
 GOLDEN_OBSERVATIONS = 64
 # So that the numbers of large observations stay below half a megabyte of manifest.
@@ -202,28 +210,31 @@ def _trained_and_published(asked: Run, report: Report, leaving: Leaving) -> dict
         before = known_attempts(run)
         attempt = Attempts(before.count + 1, before.time_s)
         write_attempts(run, attempt)
-        weights = _weights(asked)
     if asked.search is None:
-        return _published_training(asked, report, leaving, attempt, weights)
-    return _published_search(asked, asked.search, report, leaving, attempt, weights)
+        return _published_training(asked, report, leaving, attempt)
+    return _published_search(asked, asked.search, report, leaving, attempt)
 
 
-def _weights(asked: Run) -> dict[str, Array] | None:
-    """What the run begins with, where it is asked to; every trial of it has to be able to."""
-    if asked.warm_start is None:
-        return None
-    tasks = [asked.of_trial(trial).task for trial in asked.trials] or [asked.task]
-    return warm_weights(asked.storage, asked.warm_start, tasks)
+def _check_warm_start(asked: Run) -> None:
+    """Whether what has no checkpoint to go on from, each trial of a search by itself, can begin as it is asked to.
+
+    Raises:
+        InputError: WarmStartImpossible.
+        RetryableError: the storage failed.
+    """
+    run = asked.storage.run(asked.id)
+    trainings = [(place_of_trial(run, trial.number), asked.of_trial(trial).task) for trial in asked.trials] or [(run, asked.task)]
+    with storage_faults():
+        new = [task for place, task in trainings if not has_checkpoint(place / CHECKPOINTS)]
+        if asked.warm_start and new:
+            warm_weights(asked.storage, asked.warm_start, new)
 
 
-def _published_training(
-    asked: Run, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None
-) -> dict[str, Any]:
+def _published_training(asked: Run, report: Report, leaving: Leaving, attempt: Attempts) -> dict[str, Any]:
+    _check_warm_start(asked)
     with tracked(asked.tracking, asked.storage.run(asked.id), asked.id, _parameters(asked.task)) as tracks:
         trainer = Trainer(asked.task, joins_cluster=asked.joins_cluster)
         try:
-            if weights:
-                trainer.begin_with(weights)
             leaving.listen()  # ray.init puts its own handler there
             state, stopped_by = _trained(asked, trainer, report, leaving, attempt, tracks)
             published = _publication(asked, trainer, state, stopped_by, attempt, {})
@@ -233,9 +244,7 @@ def _published_training(
         return published
 
 
-def _published_search(
-    asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None
-) -> dict[str, Any]:
+def _published_search(asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts) -> dict[str, Any]:
     """Publishes the best trial, as it would have been published alone; an outcome that is known already is not searched for again."""
     # Trials share a machine: a GPU would be one trial's, and RLlib asks a Ray for it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -243,7 +252,8 @@ def _published_search(
     with storage_faults():
         outcome = known_outcome(run, search.trials)
     if outcome is None:
-        outcome = _searched(asked, search, report, leaving, attempt, weights)
+        _check_warm_start(asked)
+        outcome = _searched(asked, search, report, leaving, attempt)
     trial = asked.trials[outcome.best - 1]
     won = asked.of_trial(trial)
     trainer = Trainer(won.task)
@@ -262,7 +272,7 @@ def _published_search(
         trainer.close()
 
 
-def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts, weights: dict[str, Array] | None) -> Outcome:
+def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, attempt: Attempts) -> Outcome:
     """Trains what is left of the trials, and chooses the best.
 
     Raises:
@@ -275,7 +285,7 @@ def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, atte
     run = asked.storage.run(asked.id)
     tasks = tuple(asked.of_trial(trial).task for trial in asked.trials)
     tracking = TrialTracking(asked.tracking, asked.id, tuple(_parameters(task) for task in tasks))
-    work = Work(run, tasks, search, asked.trials, asked.stop, asked.checkpoint_every, tracking, weights)
+    work = Work(asked.storage, run, tasks, search, asked.trials, asked.stop, asked.checkpoint_every, tracking, asked.warm_start)
     noted_s = attempt.time_s
 
     def tell(standings: Mapping[int, Standing], time_s: float) -> None:
@@ -336,15 +346,18 @@ def _publication(
 def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, attempt: Attempts, tracks: Tracks) -> tuple[RunState, str]:
     """Iterates until a criterion is met, from the newest checkpoint on where there is one; gives the state then, and the criterion.
 
+    Only where there is none it begins with the weights that it is asked to begin with.
+
     There is a checkpoint of that state, so what is killed while it publishes trains nothing again.
 
     Raises:
-        InputError: TrainingDiverged.
+        InputError: TrainingDiverged or WarmStartImpossible.
         Terminated: the process was asked to end; there is a checkpoint of all that was done.
     """
     run = asked.storage.run(asked.id)
     with storage_faults():
-        state = restored_state(run / "checkpoints", trainer.restore) or RunState([], 0.0)
+        state = restored_state(run / CHECKPOINTS, trainer.restore)
+        state = state or begun_state(asked.storage, asked.warm_start, asked.task, trainer)
     curve = list(state.curve)
     began = time.monotonic() - max(state.time_s, attempt.time_s)
     noted_s = attempt.time_s
@@ -362,13 +375,13 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
             with storage_faults():
                 if is_due or leaving.is_asked:
                     tracks.keep()
-                    write_checkpoint(run / "checkpoints", RunState(curve, now - began), trainer.save)
+                    write_checkpoint(run / CHECKPOINTS, replace(state, curve=curve, time_s=now - began), trainer.save)
                 if leaving.is_asked or now - began - noted_s >= NOTED_EVERY_S:
                     noted_s = now - began
                     write_attempts(run, Attempts(attempt.count, noted_s))
         if leaving.is_asked:
             raise Terminated("Terminated", f"the run was asked to end, and the next attempt goes on after iteration {curve[-1].iteration}")
-    return RunState(curve, time.monotonic() - began), stopped_by
+    return replace(state, curve=curve, time_s=time.monotonic() - began), stopped_by
 
 
 def _published(asked: Run, trainer: Trainer, state: RunState) -> str:
@@ -420,7 +433,7 @@ def _facts(asked: Run, state: RunState) -> dict[str, Any]:
         "seed": task.seed,
         "configHash": _config_hash(task),
         "config": _config(task),
-        "parent": asked.warm_start.digest if asked.warm_start else None,
+        "parent": state.parent,
         "envSteps": state.curve[-1].env_steps,
         "curve": [[point.iteration, point.env_steps, point.episode_return_mean] for point in state.curve],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},

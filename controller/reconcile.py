@@ -165,7 +165,7 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
     if job is None and prune:
         return _untrained("Pruning", f"the training begins when the Job {prune.name} has removed old revisions", under_way="Training")
     if job is None:
-        begins_with = _warm_start(observed)
+        begins_with = _warm_start(observed, candidate)
         if isinstance(begins_with, Problem):
             return _untrained(begins_with.reason, begins_with.message, problem=begins_with)
         lost = candidate.digest if candidate else None
@@ -349,11 +349,15 @@ def _looks_in_s(steps: tuple[Step, ...], wanted: Rollout) -> float:
     return WORKING_S if under_way - {""} else WATCHING_S
 
 
-def _warm_start(observed: Observed) -> Revision | Problem | None:
-    """The revision that the run begins with; none where none is asked for, or where nothing serves yet."""
+def _warm_start(observed: Observed, candidate: Revision | None) -> Revision | Problem | None:
+    """The revision that the run begins with; none where none is asked for, or where nothing serves yet.
+
+    Nor where what is asked for is what serves and the run's own bundle is lost: that may be what serves, and what the run began with is
+    known to its checkpoint alone.
+    """
     asked, recorded, serving = observed.spec.training.warm_start, observed.status.revisions, observed.status.serving
     kept = [revision for revision in recorded if revision.is_kept]
-    if asked == "None":
+    if asked == "None" or (asked == "Serving" and candidate):
         return None
     if asked == "Serving":
         return history.holding(tuple(kept), serving.digest) if serving else None

@@ -27,10 +27,12 @@ class RunState:
     Attributes:
         curve: one point an iteration.
         time_s: seconds trained, over all attempts.
+        parent: the digest of the policy whose weights it began with; None where it began with chance.
     """
 
     curve: list[Point]
     time_s: float
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def write_checkpoint(directory: Place, state: RunState, save: Callable[[Path], N
     with directory_aside(directory / f"{state.curve[-1].iteration:08d}", STATE_FILE) as aside:
         save(aside / ALGORITHM)
         curve = [asdict(point) for point in state.curve]
-        content = {"curve": curve, "timeSeconds": state.time_s, "files": _digests(aside / ALGORITHM)}
+        content = {"curve": curve, "timeSeconds": state.time_s, "parent": state.parent, "files": _digests(aside / ALGORITHM)}
         write_aside(aside / STATE_FILE, json.dumps(content).encode())
     for old in _checkpoints(directory)[KEPT:]:
         remove(old, STATE_FILE)
@@ -106,13 +108,18 @@ def restored_state(directory: Place, restore: Callable[[Path], None]) -> RunStat
     return None
 
 
+def has_checkpoint(directory: Place) -> bool:
+    """Whether there is one, which may turn out to be torn."""
+    return bool(_checkpoints(directory))
+
+
 def _state(checkpoint: Path) -> RunState | None:
     """What a checkpoint says of its run, None where it is torn."""
     content = read_json(checkpoint / STATE_FILE)
     if content is None or content.get("files") != _digests(checkpoint / ALGORITHM):
         return None
     try:
-        return RunState([Point(**point) for point in content["curve"]], float(content["timeSeconds"]))
+        return RunState([Point(**point) for point in content["curve"]], float(content["timeSeconds"]), content.get("parent"))
     except (KeyError, TypeError):
         return None
 

@@ -17,9 +17,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 from app.errors import InputError, RetryableError, RunError
-from app.spaces import Array
-from app.storage import Place, storage_faults
-from app.training.checkpoints import RunState, restored_state, write_checkpoint
+from app.storage import Place, Storage, storage_faults
+from app.training.checkpoints import restored_state, write_checkpoint
 from app.training.halving import Halving, rungs
 from app.training.iterating import iterated
 from app.training.leaving import Leaving
@@ -28,6 +27,7 @@ from app.training.standing import CHECKPOINTS, Standing, best, known_standing, p
 from app.training.stop import Point, Stop
 from app.training.tracking import END_S, LEAVING_S, TENSORBOARD, Tracking, Tracks
 from app.training.trainer import Trainer, TrainingTask
+from app.training.warm import WarmStart, begun_state
 
 BROKEN = "Internal"
 TIME = "timeSeconds"
@@ -63,9 +63,10 @@ class Work:
         run: the directory of the run.
         tasks: what each trial trains, in their order.
         stop: the criteria of the run; its time is that of the whole search.
-        weights: what every trial begins with, if anything.
+        warm_start: what every trial begins with, if anything.
     """
 
+    storage: Storage
     run: Place
     tasks: tuple[TrainingTask, ...]
     search: Search
@@ -73,7 +74,7 @@ class Work:
     stop: Stop
     checkpoint_every: int
     tracking: TrialTracking
-    weights: Mapping[str, Array] | None = None
+    warm_start: WarmStart | None = None
 
     @property
     def trial_stop(self) -> Stop:
@@ -343,12 +344,12 @@ class _Member:
     def __init__(self, work: Work, trial: Trial) -> None:
         self._stop, self._checkpoint_every = work.trial_stop, work.checkpoint_every
         self._checkpoints = place_of_trial(work.run, trial.number) / CHECKPOINTS
-        self._trainer = Trainer(work.tasks[trial.number - 1])
-        if work.weights:
-            self._trainer.begin_with(work.weights)
+        task = work.tasks[trial.number - 1]
+        self._trainer = Trainer(task)
         with storage_faults():
-            state = restored_state(self._checkpoints, self._trainer.restore) or RunState([], 0.0)
-        self._curve, self._time_s = list(state.curve), state.time_s
+            state = restored_state(self._checkpoints, self._trainer.restore)
+            self._began = state or begun_state(work.storage, work.warm_start, task, self._trainer)
+        self._curve, self._time_s = list(self._began.curve), self._began.time_s
         self._written = len(self._curve)
         self._tracks = work.tracking.tracks(work.run, trial.number)
         self._has_diverged = False
@@ -373,7 +374,8 @@ class _Member:
         if len(self._curve) > self._written:
             with storage_faults():
                 self._tracks.keep()
-                write_checkpoint(self._checkpoints, RunState(self._curve, self._time_s), self._trainer.save)
+                state = replace(self._began, curve=self._curve, time_s=self._time_s)
+                write_checkpoint(self._checkpoints, state, self._trainer.save)
             self._written = len(self._curve)
 
     def close(self, *, has_ended: bool) -> None:

@@ -15,7 +15,8 @@ from app.bundle import BundleRefused, read_bundle
 from app.errors import InputError
 from app.spaces import Array, described_space
 from app.storage import Storage, read_bytes, safe_name, write_aside
-from app.training.trainer import TrainingTask
+from app.training.checkpoints import RunState
+from app.training.trainer import Trainer, TrainingTask
 
 FIELD = "spec.training.warmStart"
 WEIGHTS_FILE = "weights.npz"
@@ -74,6 +75,19 @@ def warm_weights(storage: Storage, start: WarmStart, tasks: Sequence[TrainingTas
             return dict(file)
     except (ValueError, BadZipFile) as error:
         raise _impossible("the weights of that revision cannot be read") from error
+
+
+def begun_state(storage: Storage, start: WarmStart | None, task: TrainingTask, trainer: Trainer) -> RunState:
+    """The state of a training that has no checkpoint to go on from; where it is asked to, its trainer takes the weights of a run over.
+
+    Raises:
+        InputError: WarmStartImpossible.
+        OSError: the storage failed.
+    """
+    if start is None:
+        return RunState([], 0.0)
+    trainer.begin_with(warm_weights(storage, start, [task]))
+    return RunState([], 0.0, start.digest)
 
 
 def _check(task: TrainingTask, manifest: Mapping[str, Any]) -> None:

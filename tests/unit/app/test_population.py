@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.mlflow_server import mlflow_server
+from fakes.trainer import LEARNT, LEARNT_BEFORE, FakeTrainer, published_before
 from unit.app.attempts import Attempt
 
+from app import train
 from app.storage import Storage, file_uri, open_storage
-from app.training.checkpoints import Attempts, RunState, known_attempts, write_checkpoint
+from app.training import population
+from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_checkpoint
 from app.training.population import Step, TrialTracking, Watch, Work
 from app.training.search import drawn_trials, parsed_search
 from app.training.stop import Point, Stop
@@ -151,6 +154,38 @@ def test_a_warm_start_with_networks_that_are_searched_for_is_refused_first(cartp
     assert "fcnet_hiddens is [" in done.last["error"]["message"]
 
 
+def test_a_trial_whose_checkpoints_cannot_be_taken_begins_with_the_same_weights_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population, "Trainer", FakeTrainer)
+    start = json.dumps({"run": "before", "digest": published_before(storage, "before")})
+    asked = train.parsed_run(
+        [
+            *("--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--stop", '{"iterations": 7}'),
+            *("--search", '{"trials": 2, "config": {"lr": {"values": [0.001]}}}', "--warm-start", start),
+        ]
+    )
+    assert asked.search
+    nowhere = TrialTracking(Tracking(), "r1", ({}, {}))
+    tasks = tuple(asked.of_trial(trial).task for trial in asked.trials)
+    work = Work(storage, storage.run("r1"), tasks, asked.search, asked.trials, asked.stop, 10, nowhere, asked.warm_start)
+
+    def learnt() -> int:
+        member = population._Member(work, asked.trials[1])
+        member.step()
+        member.write()
+        member.close(has_ended=False)
+        return int(member._trainer.weights()[LEARNT])
+
+    assert (learnt(), learnt()) == (LEARNT_BEFORE + 1, LEARNT_BEFORE + 2)
+    kept = restored_state(storage.run("r1") / "trials" / "02" / "checkpoints", lambda _: None)
+    assert kept
+    assert asked.warm_start
+    assert kept.parent == asked.warm_start.digest
+    monkeypatch.setattr(FakeTrainer, "is_of_another_version", True)
+    assert learnt() == LEARNT_BEFORE + 1
+
+
 def test_each_trial_is_told_by_itself(storage: Storage, trained: Callable[..., Any]) -> None:
     asked: dict[str, Any] = {"tensorBoard": True}
     with mlflow_server() as server:
@@ -173,7 +208,7 @@ def watch(storage: Storage, stop: Stop, time_s: float = 0.0, **more: Any) -> tup
     assert search is not None
     told: list[Any] = []
     nowhere = TrialTracking(Tracking(), "r1", ())
-    work = Work(storage.run("r1"), (), search, drawn_trials(search, SIZES, 0), stop, 10, nowhere)
+    work = Work(storage, storage.run("r1"), (), search, drawn_trials(search, SIZES, 0), stop, 10, nowhere)
     return Watch(work, time_s, lambda all_, _: told.append({number: one.state for number, one in all_.items()})), told
 
 

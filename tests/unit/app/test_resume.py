@@ -7,14 +7,17 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from fakes.trainer import FakeTrainer
+from fakes.trainer import LEARNT, LEARNT_BEFORE, FakeTrainer, published_before
 from unit.app.attempts import Attempt
 
 from app import train
+from app.errors import InputError
 from app.report import Report
 from app.storage import Storage
 from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_attempts, write_checkpoint
@@ -152,23 +155,48 @@ def killed(*_: Any, **__: Any) -> Any:
     raise Killed
 
 
+@dataclass(frozen=True)
+class Done:
+    """What an attempt did.
+
+    Attributes:
+        parent: what the manifest of its bundle names, if it published one.
+    """
+
+    iterations: list[int]
+    result: dict[str, Any] | None
+    parent: str | None
+
+
 @pytest.fixture
-def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], Any]]:
-    """An attempt of a run of seven iterations with a checkpoint of each fifth, in this process; gives its iterations and its result. What
-    it publishes is named by how often something was published."""
-    published: list[str] = []
+def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """An attempt of a run of seven iterations with a checkpoint of each fifth, in this process. What it publishes is named by how often
+    something was published."""
+    parents: list[str | None] = []
 
-    def publish(*_: Any) -> str:
-        published.append(f"sha256:{len(published):064x}")
-        return published[-1]
+    def publish(asked: train.Run, _: Any, state: RunState) -> str:
+        parents.append(train._facts(asked, state)["parent"])
+        return f"sha256:{len(parents):064x}"
 
-    def attempted(*, publishes: Callable[..., str] = publish) -> tuple[list[Any], Any]:
+    def attempted(*more: str, publishes: Callable[..., str] = publish) -> Done:
         said, result = io.StringIO(), None
         monkeypatch.setattr(train, "_published", publishes)
-        flags = ["--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--checkpoint-every", "5"]
+        flags = [
+            "--storage",
+            storage.uri,
+            "--run",
+            "r1",
+            "--environment",
+            '{"id": "CartPole-v1"}',
+            "--checkpoint-every",
+            "5",
+            "--stop",
+            '{"iterations": 7}',
+        ]
         with suppress(Killed):
-            result = train.run([*flags, "--stop", '{"iterations": 7}'], Report(said, None))
-        return [json.loads(line)["progress"]["iteration"] for line in said.getvalue().splitlines()], result
+            result = train.run([*flags, *more], Report(said, None))
+        iterations = [json.loads(line)["progress"]["iteration"] for line in said.getvalue().splitlines()]
+        return Done(iterations, result, parents[-1] if parents else None)
 
     monkeypatch.setattr(train, "check_environment", lambda _: None)
     monkeypatch.setattr(train, "Trainer", FakeTrainer)
@@ -178,21 +206,69 @@ def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return attempted
 
 
-def test_a_run_that_is_killed_while_it_publishes_trains_nothing_again(attempt: Callable[..., tuple[list[Any], Any]]) -> None:
-    assert attempt(publishes=killed) == (list(range(1, 8)), None)
-    iterations, result = attempt()
-    assert (iterations, result["iteration"], result["attempts"]) == ([], 7, 2)
+ALL = list(range(1, 8))
+
+
+def test_a_run_that_is_killed_while_it_publishes_trains_nothing_again(attempt: Callable[..., Done]) -> None:
+    assert attempt(publishes=killed).iterations == ALL
+    again = attempt()
+    assert again.result is not None
+    assert (again.iterations, again.result["iteration"], again.result["attempts"]) == ([], 7, 2)
 
 
 def test_a_run_that_is_killed_once_it_has_published_publishes_nothing_again(
-    attempt: Callable[..., tuple[list[Any], Any]], monkeypatch: pytest.MonkeyPatch
+    attempt: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         # An MLflow server that is away is waited for here.
         patched.setattr(Tracks, "close", killed)
-        assert attempt() == (list(range(1, 8)), None)
-    _, result = attempt()
-    assert (result["digest"], result["attempts"]) == (f"sha256:{0:064x}", 1)
+        assert attempt() == Done(ALL, None, None)
+    again = attempt()
+    assert again.result is not None
+    assert (again.result["digest"], again.result["attempts"]) == (f"sha256:{1:064x}", 1)
+
+
+def beginning(run: str, digest: str) -> tuple[str, str]:
+    return "--warm-start", json.dumps({"run": run, "digest": digest})
+
+
+def learnt(storage: Storage) -> int:
+    return int(np.load(storage.run("r1") / "weights.npz")[LEARNT])
+
+
+def test_a_run_goes_on_from_its_checkpoint_whatever_it_is_told_to_begin_with_and_names_what_it_began_with(
+    attempt: Callable[..., Done], storage: Storage
+) -> None:
+    first, other = (published_before(storage, run) for run in ("first", "other"))
+    attempt(*beginning("first", first), publishes=killed)
+    again = attempt(*beginning("other", other))
+    assert (again.iterations, again.parent, learnt(storage)) == ([], first, LEARNT_BEFORE + 7)
+
+
+@pytest.mark.parametrize("begins", [(), beginning("first", "sha256:" + "0" * 64)], ids=["nothing", "a bundle that is lost"])
+def test_a_run_that_has_a_checkpoint_needs_nothing_to_begin_with(
+    attempt: Callable[..., Done], storage: Storage, begins: tuple[str, ...]
+) -> None:
+    first = published_before(storage, "first")
+    attempt(*beginning("first", first), publishes=killed)
+    again = attempt(*begins)
+    assert (again.iterations, again.parent) == ([], first)
+
+
+def test_a_warm_run_whose_checkpoints_cannot_be_taken_begins_with_the_same_weights_again(
+    attempt: Callable[..., Done], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = published_before(storage, "first")
+    attempt(*beginning("first", first), publishes=killed)
+    monkeypatch.setattr(FakeTrainer, "is_of_another_version", True)
+    again = attempt(*beginning("first", first))
+    assert (again.iterations, again.parent, learnt(storage)) == (ALL, first, LEARNT_BEFORE + 7)
+
+
+def test_a_run_that_can_neither_go_on_nor_begin_as_it_is_asked_to_is_refused(attempt: Callable[..., Done]) -> None:
+    with pytest.raises(InputError) as refused:
+        attempt(*beginning("first", "sha256:" + "0" * 64))
+    assert refused.value.reason == "WarmStartImpossible"
 
 
 SETTINGS = {"trainBatchSize": BATCH, "minibatchSize": 128, "numEpochs": 2, "numEnvs": 4}

@@ -845,6 +845,15 @@ def test_a_warm_start_from_what_serves_is_a_cold_one_while_nothing_does():
     assert argument_of_the_training(fresh(training__warmStart="Serving"), "--warm-start") is None
 
 
+def test_a_run_whose_bundle_is_lost_does_not_begin_with_itself():
+    seen = ready(training__warmStart="Serving").observe()
+    lost = seen.status.serving.digest
+    missing = Problem("Missing", "there is no manifest.json")
+    seen = replace(seen, jobs=(), replicas=Replicas(1, (ReplicaRow("lost", None, lost, missing),)))
+    assert seen.status.revisions[0].digest == lost
+    assert argument_of_the_training(seen, "--warm-start") is None
+
+
 def test_a_warm_start_from_a_revision_that_is_not_known_is_a_problem_and_trains_nothing():
     planned = plan(edited(training__warmStart=7).observe())
     assert "Create train" not in does(planned)
