@@ -12,16 +12,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_checker import check_env, check_reset_options
+from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_step_passive_checker
 from gymnasium.vector import AutoresetMode
 
-from app.environments import FIELD, Environment, entry_point_class
+from app.environments import FIELD, Environment, entry_point_class, spaces_of
 from app.errors import InputError
+from app.spaces import leaf_values, leaves
 
 # What `gymnasium.make` takes beside the arguments of the environment.
 ARGUMENTS_OF_MAKE = ("max_episode_steps", "disable_env_checker")
 # How many are stepped at once where the environment has a vector entry point.
 PROBED = 2
+STEP_VALUES = 5
 # What is trained in all the same: an environment that cannot be repeated from its seed, and one whose episodes end with their first step.
 TOLD_ONLY = ("determinis", "random number generator", "np_random", "super().reset", "after 1 step")
 _GYMNASIUM = str(Path(gymnasium.__file__).parent)
@@ -64,22 +67,56 @@ def check_environment(environment: Environment) -> None:
     Raises:
         InputError: EnvironmentCheckFailed, with the complaint.
     """
-    one = environment.made()
+    one, by_gymnasium = environment.made(), f"gymnasium.utils.env_checker says of {environment.name}"
     try:
-        complaint = _complaint(lambda: check_env(one, skip_render_check=True, skip_close_check=True))
+        if not _passes(by_gymnasium, lambda: check_env(one, skip_render_check=True, skip_close_check=True)):
+            # It ends with its first complaint: this is what would have come after it.
+            _passes(by_gymnasium, lambda: check_reset_options(one))
+            _passes(by_gymnasium, lambda: env_reset_passive_checker(one))
+            _passes(by_gymnasium, lambda: env_step_passive_checker(one, one.action_space.sample()))
+        _passes(environment.name, lambda: _probe(one))
     finally:
         one.close()
-    if complaint and any(word in complaint.lower() for word in TOLD_ONLY):
-        print(f"{FIELD}: gymnasium.utils.env_checker says of {environment.name}: {complaint}", file=sys.stderr)
-    elif complaint:
-        raise InputError("EnvironmentCheckFailed", f"{FIELD}: gymnasium.utils.env_checker says of {environment.name}: {complaint}")
     if environment.has_vector_entry_point():
-        complaint = _complaint(lambda: _probe(environment))
-        if complaint:
-            raise InputError("EnvironmentCheckFailed", f"{FIELD}: the vector entry point of {environment.name}: {complaint}")
+        _passes(f"the vector entry point of {environment.name}", lambda: _probe_vector(environment))
 
 
-def _probe(environment: Environment) -> None:
+def _passes(says: str, check: Callable[[], None]) -> bool:
+    """Whether a check has nothing to say.
+
+    Args:
+        says: who says it of what.
+
+    Raises:
+        InputError: EnvironmentCheckFailed: it says more than is told only.
+    """
+    complaint = _complaint(check)
+    if complaint is None:
+        return True
+    if not any(word in complaint.lower() for word in TOLD_ONLY):
+        raise InputError("EnvironmentCheckFailed", f"{FIELD}: {says}: {complaint}")
+    print(f"{FIELD}: {says}: {complaint}", file=sys.stderr)
+    return False
+
+
+def _probe(one: gymnasium.Env[Any, Any]) -> None:
+    """Resets and steps an environment, and looks at what Gymnasium only warns of and no training can take.
+
+    Raises:
+        ValueError: it answers so.
+    """
+    one.reset(seed=0)
+    answer = one.step(one.action_space.sample())
+    if len(answer) != STEP_VALUES:
+        raise _Answered(f"step() gives {len(answer)} values, and not observation, reward, terminated, truncated and info")
+    space, _ = spaces_of(one)
+    for leaf, part in zip(leaves(space), leaf_values(space, answer[0]), strict=True):
+        if np.shape(part) != leaf.space.shape:
+            place = f" at {leaf.pointer}" if leaf.pointer else ""
+            raise _Answered(f"the observation of step(){place} has the shape {np.shape(part)}, and its space {leaf.space.shape}")
+
+
+def _probe_vector(environment: Environment) -> None:
     """Resets and steps the vector entry point.
 
     Raises:
@@ -103,7 +140,7 @@ def _probe(environment: Environment) -> None:
 
 
 class _Answered(ValueError):
-    """A vector environment answered wrongly; the text is ours."""
+    """An environment answered wrongly; the text is ours."""
 
 
 def _complaint(check: Callable[[], None]) -> str | None:

@@ -208,6 +208,21 @@ def test_an_environment_that_ignores_its_seed_is_trained_in_all_the_same(capsys:
     assert "env_checker says of unit.app.worlds:Unseeded" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"values": 4}, "step() gives 4 values, and not observation, reward, terminated, truncated and info"),
+        ({"values": 6}, "to return a four or five element tuple, actual number of elements returned: 6"),
+        ({"size": 3}, "the observation of step() has the shape (3,), and its space (2,)"),
+    ],
+)
+def test_an_environment_that_ignores_its_seed_is_checked_to_the_end(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check_environment(Environment("", "unit.app.worlds:Forgetful", config))
+    assert refusal.value.reason == "EnvironmentCheckFailed"
+    assert complaint in refusal.value.message
+
+
 def test_what_an_environment_lacks_is_said_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: Environment) -> object:
         raise gymnasium.error.DependencyNotInstalled("Box2D is not installed, run `pip install gymnasium[box2d]`")

@@ -177,5 +177,16 @@ class Unseeded(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return self._draw.random(2, np.float32), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         return self._draw.random(2, np.float32), 1.0, False, False, {}
+
+
+class Forgetful(Unseeded):
+    """Draws past its seed, and steps as Gym did before version 0.26, or to an observation of another size."""
+
+    def __init__(self, values: int = 5, size: int = 2) -> None:
+        super().__init__()
+        self._values, self._size = values, size
+
+    def step(self, action: Any) -> Any:
+        return self._draw.random(self._size, np.float32), 1.0, *[False] * (self._values - 3), {}
