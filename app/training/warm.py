@@ -21,7 +21,7 @@ from app.training.trainer import Trainer, TrainingTask
 FIELD = "spec.training.warmStart"
 WEIGHTS_FILE = "weights.npz"
 # What a manifest does not say where it is so.
-UNSAID = {"use_lstm": False, "observation_filter": "None", "reward_scale": 1.0}
+UNSAID = {"use_lstm": False, "free_log_std": False, "observation_filter": "None", "reward_scale": 1.0}
 
 
 @dataclass(frozen=True)

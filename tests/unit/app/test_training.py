@@ -12,17 +12,18 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from app import train
-from app.bundle import digest_of
+from app.bundle import digest_of, published_bundle
 from app.encoding import Encoding
 from app.environments import Environment, parsed_environment, spaces_of
 from app.errors import InputError
 from app.policy import loaded_policy
-from app.spaces import Discrete
+from app.spaces import Discrete, described_space
 from app.storage import Storage
 from app.training import trainer
 from app.training.environment_check import check_config, check_environment
 from app.training.settings import SETTINGS, parsed_settings
 from app.training.trainer import TrainingTask
+from app.training.warm import WarmStart, warm_weights
 
 
 def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
@@ -147,6 +148,26 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_ray_starts(
     done = begun_with(cartpole, trained, environment, "--config", json.dumps(config), run="refused")
     assert (done.code, done.last["error"]["reason"]) == (2, "WarmStartImpossible"), done.stderr
     assert named in done.last["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({"freeLogStd": True}, {}), ({}, {"freeLogStd": True})],
+)
+def test_a_deviation_that_is_learnt_by_itself_in_one_of_the_two_does_not_fit(
+    storage: Storage, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    def task(config: dict[str, Any]) -> TrainingTask:
+        environment = parsed_environment({"id": "Pendulum-v1"})
+        return TrainingTask(environment, Encoding(*spaces_of(environment.made())), parsed_settings(config), 0, 0)
+
+    spaces = {"observationSpace": task(before).encoding.observation_space, "actionSpace": task(before).encoding.action_space}
+    described = {name: described_space(space) for name, space in spaces.items()}
+    start = WarmStart("r1", published_bundle(storage, {**described, "config": train._config(task(before))}, b""))
+    with pytest.raises(InputError) as refusal:
+        warm_weights(storage, start, [task(now)])
+    assert refusal.value.reason == "WarmStartImpossible"
+    assert f"free_log_std is {bool(now)} here and {bool(before)} in that revision" in refusal.value.message
 
 
 @pytest.mark.parametrize(
