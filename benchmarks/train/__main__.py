@@ -40,8 +40,13 @@ class Contender:
     limit_s: float = 1800.0
     most_seeds: int = 1000
 
+    @property
+    def program(self) -> Path:
+        """What trains."""
+        return LEARNERS / f"{self.name.replace('-', '_')}.py"
 
-CONTENDERS = (Contender("ours"), Contender("rllib_stock", limit_s=120.0, most_seeds=3), Contender("sb3"))
+
+CONTENDERS = (Contender("ours"), Contender("rllib-stock", limit_s=120.0, most_seeds=3), Contender("sb3"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,7 +91,7 @@ def measured(contender: Contender, task: str, seed: int, python: str) -> Row:
     """One training, in a process of its own."""
     log = Path(f"/tmp/bench-train-{os.getpid()}.log")
     environment = {"BENCHMARK_BEGAN": str(time.time()), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    launch = Launch([python, str(LEARNERS / f"{contender.name}.py"), str(seed), task], 0, environment)
+    launch = Launch([python, str(contender.program), str(seed), task], 0, environment)
     began, peak_bytes = time.monotonic(), 0
     said: Row | None = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from xml.etree import ElementTree
 
@@ -42,17 +43,23 @@ def test_totals_and_rates_are_made_from_the_row() -> None:
 
 
 def test_the_table_tells_how_many_seeds_were_solved_and_how_all_stand_to_the_reference() -> None:
-    rows = [row("sb3", 0), row("ours", 0, startup_s=6.0), row("rllib_stock", 0, solved=False, env_steps=0)]
+    rows = [row("sb3", 0), row("ours", 0, startup_s=6.0), row("rllib-stock", 0, solved=False, env_steps=0)]
     lines = [line.split() for line in table(rows).splitlines()]
     assert lines[1][:3] == ["ours", "1/1", "6.0"]
     assert lines[2][:3] == ["x", "sb3", "1.20"]
-    assert lines[3] == ["rllib_stock", "0/1", *["-"] * 6]
+    assert lines[3] == ["rllib-stock", "0/1", *["-"] * 6]
 
 
-@pytest.mark.parametrize("rows", [[], [row("sb3", 0)], [row("sb3", 0), row("ours", 0), row("rllib_stock", 0, solved=False)]])
+@pytest.mark.parametrize("rows", [[], [row("sb3", 0)], [row("sb3", 0), row("ours", 0), row("rllib-stock", 0, solved=False)]])
 def test_the_plot_is_a_picture_of_those_that_solved_it(rows: list[dict[str, Any]]) -> None:
     names = [text.text for text in ElementTree.fromstring(plot(rows)).iter("{http://www.w3.org/2000/svg}text")][::2]
     assert names == sorted({one["trainer"] for one in rows if one["solved"]})
+
+
+def test_every_trainer_has_a_program_and_a_name_as_its_results_have_it() -> None:
+    assert all(contender.program.is_file() for contender in bench.CONTENDERS)
+    rows = json.loads((bench.ROOT / "benchmarks/results/train.json").read_text())["rows"]
+    assert {one["trainer"] for one in rows} == {contender.name for contender in bench.CONTENDERS}
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0-4", [0, 1, 2, 3, 4])])
