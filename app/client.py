@@ -305,12 +305,12 @@ def _as_run_error(url: str, error: PolicyClientError) -> RunError:
 
 
 def _parsed(text: str) -> "Environment":
-    """The environment to play. The one who runs the client names it, so its own entry point is always allowed."""
+    """The environment to play. The one who runs the client names it, so what it imports is always allowed."""
     from app.environments import parsed_environment
 
     described = parsed_json("--environment", text)
-    own = [described["entryPoint"]] if isinstance(described, dict) and isinstance(described.get("entryPoint"), str) else []
-    return parsed_environment(described, own)
+    named = (described.get("entryPoint") or described.get("id")) if isinstance(described, dict) else None
+    return parsed_environment(described, [named] if isinstance(named, str) else [])
 
 
 def main() -> int:

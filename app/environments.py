@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from app.encoding import Encoding, flat_size
 from app.errors import InputError
@@ -27,7 +28,14 @@ UNSUPPORTED = {
     "Graph": "its size varies, and a network takes a fixed number of numbers; pad it in the environment",
     "OneOf": "which of its spaces a value is of varies; make it a Tuple of a Discrete and those spaces in the environment",
 }
-ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+ENTRY_POINT = re.compile(rf"{MODULE}:[A-Za-z_]\w*")
+# Gymnasium imports what stands before a colon.
+ID = re.compile(rf"({MODULE}:)?[^:]+")
+FORMS = {
+    "id": "a Gymnasium id such as CartPole-v1, or package.module:Id of one that a module of your own registers",
+    "entryPoint": "package.module:Class",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Environment:
     """An environment that can be made as often as needed. Plain data, so it travels to other processes.
 
     Attributes:
-        id: its Gymnasium id, empty when `entry_point` is set.
+        id: its Gymnasium id, with the module that registers it where it is none of Gymnasium's own (`package.module:Id-v0`); empty when
+            `entry_point` is set.
         entry_point: `package.module:Class`, empty when `id` is set.
         config: keyword arguments of its constructor.
     """
@@ -49,9 +58,16 @@ class Environment:
         """For people."""
         return self.entry_point or self.id
 
+    def registration(self) -> EnvSpec:
+        """What Gymnasium knows of its id."""
+        module, _, name = self.id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+
     def default_arguments(self) -> dict[str, Any]:
         """The arguments that its registration gives."""
-        return {} if self.entry_point else dict(gymnasium.spec(self.id).kwargs)
+        return {} if self.entry_point else dict(self.registration().kwargs)
 
     def described(self) -> dict[str, Any]:
         """What the spec says, as the manifest keeps it."""
@@ -68,7 +84,7 @@ class Environment:
 
     def has_vector_entry_point(self) -> bool:
         """Whether Gymnasium knows a version that steps many at once in NumPy, which is much faster."""
-        return not self.entry_point and gymnasium.spec(self.id).vector_entry_point is not None
+        return not self.entry_point and self.registration().vector_entry_point is not None
 
     def made_vector(self, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         """`count` environments behind their own vector entry point."""
@@ -76,11 +92,11 @@ class Environment:
 
 
 def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -> Environment:
-    """The environment that `spec.environment` asks for; nothing of it is made or imported yet.
+    """The environment that `spec.environment` asks for; nothing of it is made yet, and nothing imported but a module that an id names.
 
     Args:
         environment: `{"id": ..., "config": {...}}` or `{"entryPoint": "package.module:Class", "config": {...}}`.
-        allowed_prefixes: modules (with all below them) or whole entry points that may be imported.
+        allowed_prefixes: modules (with all below them), whole entry points or ids with a module that may be imported.
 
     Raises:
         InputError: InvalidEnvironment or EntryPointNotAllowed.
@@ -94,8 +110,8 @@ def parsed_environment(environment: Any, allowed_prefixes: Sequence[str] = ()) -
     if not isinstance(config, dict):
         raise InputError("InvalidEnvironment", f"{FIELD}.config must be an object (keyword arguments of the environment)")
     if "id" in environment:
-        return Environment(_known_id(environment["id"]), "", config)
-    return Environment("", _allowed_entry_point(environment["entryPoint"], allowed_prefixes), config)
+        return _known(Environment(_allowed("id", environment["id"], ID, allowed_prefixes), "", config))
+    return Environment("", _allowed("entryPoint", environment["entryPoint"], ENTRY_POINT, allowed_prefixes), config)
 
 
 def checked_interface(environment: Environment) -> tuple[Space, Space, dict[str, dict[str, str]]]:
@@ -129,30 +145,33 @@ def _units_of(one: gymnasium.Env[Any, Any], named: str, spaces: tuple[Space, Spa
         raise InputError("InvalidEnvironment", f"{FIELD}: {named}: {error}") from error
 
 
-def _known_id(environment_id: Any) -> str:
-    if not isinstance(environment_id, str) or ":" in environment_id:
-        # Gymnasium imports what stands before a colon, past the allow-list.
-        raise InputError(
-            "InvalidEnvironment", f"{FIELD}.id must be a Gymnasium id such as CartPole-v1; entryPoint takes classes of your own"
-        )
+def _known(environment: Environment) -> Environment:
+    """An environment whose id Gymnasium knows."""
+    module, _, name = environment.id.rpartition(":")
     try:
-        gymnasium.spec(environment_id)
+        environment.registration()
+    except ImportError as error:
+        raise InputError(
+            "InvalidEnvironment", f"{FIELD}.id: {module} cannot be imported: {error}; is it in spec.training.image?"
+        ) from error
     except gymnasium.error.Error as error:
-        near = get_close_matches(environment_id, list(gymnasium.registry), n=3)
+        near = get_close_matches(name, list(gymnasium.registry), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError("InvalidEnvironment", f"{FIELD}.id: Gymnasium {gymnasium.__version__} knows no {environment_id}{hint}") from error
-    return environment_id
+        where = f"{module} registers" if module else f"Gymnasium {gymnasium.__version__} knows"
+        raise InputError("InvalidEnvironment", f"{FIELD}.id: {where} no {name}{hint}") from error
+    return environment
 
 
-def _allowed_entry_point(entry_point: Any, allowed_prefixes: Sequence[str]) -> str:
-    if not isinstance(entry_point, str) or not ENTRY_POINT.fullmatch(entry_point):
-        raise InputError("InvalidEnvironment", f"{FIELD}.entryPoint must be package.module:Class")
-    module = entry_point.partition(":")[0]
-    for prefix in (prefix.rstrip(".") for prefix in allowed_prefixes):
-        if prefix and (entry_point == prefix or module == prefix or module.startswith(f"{prefix}.")):
-            return entry_point
+def _allowed(field: str, named: Any, pattern: re.Pattern[str], allowed_prefixes: Sequence[str]) -> str:
+    """What a field names, if the module that it would import, if any, is allowed."""
+    if not isinstance(named, str) or not pattern.fullmatch(named):
+        raise InputError("InvalidEnvironment", f"{FIELD}.{field} must be {FORMS[field]}")
+    module, colon, _ = named.rpartition(":")
+    prefixes = [prefix.rstrip(".") for prefix in allowed_prefixes]
+    if not colon or any(prefix and (prefix in (named, module) or module.startswith(f"{prefix}.")) for prefix in prefixes):
+        return named
     allowed = ", ".join(allowed_prefixes) or "none"
-    raise InputError("EntryPointNotAllowed", f"{FIELD}.entryPoint must lie below a prefix that the operator allows: {allowed}")
+    raise InputError("EntryPointNotAllowed", f"{FIELD}.{field} must lie below a prefix that the operator allows: {allowed}")
 
 
 def entry_point_class(entry_point: str) -> Any:

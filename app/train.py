@@ -199,7 +199,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--warm-start", default="null", metavar="JSON", help="the published run to begin with: run and digest")
     parser.add_argument("--tracking", default="null", metavar="JSON", help="tensorBoard, and mlflow: trackingUri, experiment and tags")
     parser.add_argument("--evaluation", default="null", metavar="JSON", help="played right after publishing")
-    parser.add_argument("--entry-point-prefix", action="append", default=[], metavar="PREFIX", help="what entryPoint may name (repeatable)")
+    parser.add_argument(
+        "--entry-point-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="what entryPoint, or an id with a module, may name (repeatable)",
+    )
     return parser
 
 

@@ -74,7 +74,7 @@ def _add_allow_list(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="a package that spec.environment.entryPoint may name; may be repeated (default: none)",
+        help="a package that spec.environment may name; may be repeated (default: none)",
     )
 
 

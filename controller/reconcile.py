@@ -79,12 +79,14 @@ def plan(observed: Observed, settings: Settings) -> Plan:
 
 def acceptance(observed: Observed, settings: Settings) -> Step:
     """Whether the spec can be followed here: what the schema cannot know."""
-    entry_point = observed.spec.environment.get("entryPoint")
-    if entry_point and not any(_is_within(entry_point, prefix) for prefix in settings.entry_point_prefixes):
+    field = "entryPoint" if "entryPoint" in observed.spec.environment else "id"
+    named = str(observed.spec.environment[field])
+    # Of an id, Gymnasium imports what stands before a colon.
+    if ":" in named and not any(_is_within(named, prefix) for prefix in settings.entry_point_prefixes):
         allowed = ", ".join(settings.entry_point_prefixes) or "none"
         return _refused(
             "EntryPointNotAllowed",
-            f"spec.environment.entryPoint: {entry_point} is not within the packages that this operator allows ({allowed}); "
+            f"spec.environment.{field}: {named} is not within the packages that this operator allows ({allowed}); "
             "its --entry-point-prefix (Helm: entryPointPrefixes) says which",
         )
     unschedulable = scheduling.problem(observed.spec.training.schedule)
@@ -388,8 +390,8 @@ def _as_stored(observed: Observed) -> Spec:
     return replace(spec, storage=replace(spec.storage, access_modes=tuple(modes))) if modes else spec
 
 
-def _is_within(entry_point: str, prefix: str) -> bool:
-    module = entry_point.partition(":")[0]
+def _is_within(named: str, prefix: str) -> bool:
+    module = named.partition(":")[0]
     return module == prefix or module.startswith(prefix + ".")
 
 

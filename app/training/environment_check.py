@@ -166,6 +166,6 @@ def _creator(environment: Environment) -> Callable[..., Any]:
     if environment.entry_point:
         found: Callable[..., Any] = entry_point_class(environment.entry_point)
         return found
-    creator = gymnasium.spec(environment.id).entry_point
+    creator = environment.registration().entry_point
     loaded: Callable[..., Any] = load_env_creator(creator) if isinstance(creator, str) else creator
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import shlex
@@ -292,14 +293,14 @@ def test_both_sides_have_the_same_allow_list(tmp_path):
     from app.environments import parsed_environment
     from controller import reconcile
 
-    for entry_point in ("acme:A", "acme.b:A", "acmeb:A", "b.acme:A"):
+    for field, named in itertools.product(("entryPoint", "id"), ("acme:A", "acme.b:A", "acmeb:A", "b.acme:A")):
         try:
-            parsed_environment({"entryPoint": entry_point}, ["acme"])
+            parsed_environment({field: named}, ["acme"])
         except InputError as error:
             allowed = error.reason != "EntryPointNotAllowed"
         else:
             allowed = True
-        assert reconcile._is_within(entry_point, "acme") is allowed, entry_point
+        assert reconcile._is_within(named, "acme") is allowed, named
 
 
 def test_the_storage_is_mounted_where_the_uri_of_a_cluster_points():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -96,6 +97,12 @@ def test_spec_and_status_are_asked_for_below_the_route(play: Play) -> None:
     with policy_server(Reply(content={"a": 1}), Reply(content={"b": 2})) as server:
         assert play(server.url + "/", ("spec", (), {}), ("status", (), {})) == [{"a": 1}, {"b": 2}]
     assert [(asked.method, asked.path) for asked in server.asked] == [("GET", "/route/v1/spec"), ("GET", "/route/v1/status")]
+
+
+def test_whoever_names_an_environment_allows_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    for named in ({"id": "registering:Walk-v0"}, {"entryPoint": "registering:Walk"}, {"id": "CartPole-v1"}):
+        assert script._parsed(json.dumps(named)).described() == {**named, "config": {}}
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,22 @@ def test_awkward_spaces_are_trained_and_served_as_the_environment_has_them(stora
     assert set(actions.tolist()) <= {3, 4}
 
 
+def test_an_id_that_a_module_registers_is_trained_in_by_its_vector_version(
+    storage: Storage, trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"id": "registering:Walk-v0"}
+    done = trained(storage, named, "--entry-point-prefix", "registering")
+    assert done.code == 0, done.stderr
+    manifest = json.loads((storage.bundles() / done.last["result"]["digest"].removeprefix("sha256:") / "manifest.json").read_bytes())
+    assert manifest["environment"] == {**named, "config": {}}
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    environment = parsed_environment(named, ["registering"])
+    check_config(environment)
+    check_environment(environment)
+    assert environment.has_vector_entry_point()
+    assert type(environment.made_vector(3).unwrapped).__name__ == "Walks"
+
+
 def test_continuous_actions_stay_within_their_bounds(storage: Storage, trained: Callable[..., Any]) -> None:
     done = trained(storage, {"id": "Pendulum-v1"})
     assert done.code == 0, done.stderr
@@ -174,7 +190,10 @@ def test_a_deviation_that_is_learnt_by_itself_in_one_of_the_two_does_not_fit(
     ("flags", "reason", "named"),
     [
         (["--environment", '{"id": "CartPol-v1"}'], "InvalidEnvironment", "CartPole-v1"),
-        (["--environment", '{"id": "os:CartPole-v1"}'], "InvalidEnvironment", "spec.environment.id"),
+        (["--environment", '{"id": "os:CartPole-v1"}'], "EntryPointNotAllowed", "spec.environment.id"),
+        (["--environment", '{"id": "worlds:a:CartPole-v1"}'], "InvalidEnvironment", "spec.environment.id"),
+        (["--environment", '{"id": "worlds:Maze-v0"}'], "InvalidEnvironment", "spec.environment.id: worlds registers no Maze-v0"),
+        (["--environment", '{"id": "worlds.mazes:Maze-v0"}'], "InvalidEnvironment", "worlds.mazes cannot be imported"),
         (
             ["--environment", '{"id": "CartPole-v1", "config": {"sutton_bart_reward": true}}'],
             "InvalidEnvironment",

@@ -133,6 +133,12 @@ ACCEPTANCE = {
     "an entry point whose package only begins alike is refused": Rung(
         lambda: fresh(environment={"entryPoint": "acmeevil:Maze"}), "Accepted", ("False", "EntryPointNotAllowed"), WITHOUT_TRAINING
     ),
+    "an id that a module of an allowed package registers is accepted": Rung(
+        lambda: fresh(environment={"id": "acme.envs:Maze-v0"}), "Accepted", ("True", "Accepted"), MAKES
+    ),
+    "an id that a module elsewhere registers is refused": Rung(
+        lambda: fresh(environment={"id": "os:Maze-v0"}), "Accepted", ("False", "EntryPointNotAllowed"), WITHOUT_TRAINING
+    ),
     "an entry point elsewhere is refused and nothing is trained": Rung(
         lambda: fresh(environment={"entryPoint": "os:system"}), "Accepted", ("False", "EntryPointNotAllowed"), WITHOUT_TRAINING
     ),
