@@ -234,6 +234,12 @@ def a_filter_has_seen_every_observation_once() -> None:
     assert known_moments(other._env_to_module).count > moments.count
 
 
+def environments_are_divided_among_the_workers() -> None:
+    """Each has one at least."""
+    for workers, many, each in ((0, 5, 5), (2, 5, 2), (8, 4, 1)):
+        assert _algorithm_config(task(workers=workers, numEnvs=many)).num_envs_per_env_runner == each
+
+
 def runners_in_other_processes_sample_so_too() -> None:
     """Two workers, a filter, and a step taken over from a checkpoint."""
     trainer = Trainer(task(workers=2, observationFilter="MeanStd", numEnvs=4))

@@ -28,6 +28,7 @@ IN_ONE_PROCESS = (
     "no_step_is_made_by_a_gradient_that_is_no_number",
     "every_step_is_learnt_from_in_every_epoch",
     "a_filter_has_seen_every_observation_once",
+    "environments_are_divided_among_the_workers",
     "a_training_without_workers_starts_no_ray",
 )
 
