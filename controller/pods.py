@@ -12,6 +12,8 @@ from controller.words import is_error, parsed
 
 # For some seconds after its creation no pod is scheduled yet, and that is no problem.
 SCHEDULING_GRACE_S = 15
+# What a kubelet may take to say that a pod is gone whose own grace period is over.
+NODE_GRACE_S = 60
 
 
 def _ended(pod: Json, container: str) -> Json:
@@ -69,7 +71,10 @@ def first_problem(pods: Sequence[Json], now: datetime, field: str) -> Problem | 
 
 
 def _pod_problem(pod: Json, now: datetime, field: str) -> Problem | None:
-    """Why a pod does not start, in words for the user of a PolicyModel."""
+    """Why a pod does not start, or is not replaced, in words for the user of a PolicyModel."""
+    lost = _lost_node(pod, now)
+    if lost:
+        return lost
     name, status = pod["metadata"]["name"], pod.get("status", {})
     for container in status.get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting", {})
@@ -91,6 +96,21 @@ def _pod_problem(pod: Json, now: datetime, field: str) -> Problem | None:
                 f"no node takes the pod {name}: {condition.get('message', '')}; check {field}.resources and {field}.template",
             )
     return None
+
+
+def _lost_node(pod: Json, now: datetime) -> Problem | None:
+    """That a pod should be long gone and its kubelet does not say so: none takes its place until then. `deletionTimestamp` is when its
+    grace period ends (https://kubernetes.io/docs/concepts/architecture/nodes/#non-graceful-node-shutdown)."""
+    name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName")
+    due, has_ended = pod["metadata"].get("deletionTimestamp"), pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    if not due or not node or has_ended or (now - datetime.fromisoformat(due)).total_seconds() <= NODE_GRACE_S:
+        return None
+    taint = f"kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+    return Problem(
+        "NodeLost",
+        f"the node {node} does not answer: the pod {name} on it should have been gone at {due}. If the node is down, delete it (kubectl "
+        f"delete node {node}) or say so ({taint}): then another pod takes its place, and a training goes on from its last checkpoint",
+    )
 
 
 def _age_s(condition: Json, now: datetime) -> float:

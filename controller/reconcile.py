@@ -161,8 +161,9 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         return _untrained("NotAccepted", "no training before the spec is accepted")
     if storage.problem:
         return _untrained(storage.problem.reason, storage.problem.message)
-    if any(other.run != spec.run and other.phase == "Running" for other in jobs):
-        return _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
+    superseded = next((other for other in jobs if other.run != spec.run and other.phase == "Running"), None)
+    if superseded:
+        return _lost(superseded) or _untrained("Superseding", "the training of an earlier spec is being stopped", under_way="Training")
     prune = retention.live_job(observed)
     if job is None and prune:
         return _untrained("Pruning", f"the training begins when the Job {prune.name} has removed old revisions", under_way="Training")
@@ -175,9 +176,8 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
         message = f"there is no {manifest['kind']} for {_asked_for(spec)} yet; {manifest['metadata']['name']} is asked for"
         return _untrained("Starting", message, (Create(manifest),), under_way="Training")
     if job.deleting:
-        return _untrained(
-            "Stopping", f"the {job.kind} {job.name} is being deleted, and is started anew when it is gone", under_way="Training"
-        )
+        message = f"the {job.kind} {job.name} is being deleted, and is started anew when it is gone"
+        return _lost(job) or _untrained("Stopping", message, under_way="Training")
     if is_outdated(job, observed):
         return _untrained("Stopping", outdated_message(job), (Delete(job.kind, job.name),), under_way="Training")
     if candidate and job.replaces is None and job.phase != "Running":
@@ -405,6 +405,12 @@ def _unstored(reason: str, message: str) -> Step:
 
 def _untrained(reason: str, message: str, actions: tuple[Action, ...] = (), *, under_way: str = "", problem: Problem | None = None) -> Step:
     return Step(Condition(statuses.TRAINED, "False", reason, message), actions, under_way, problem)
+
+
+def _lost(job: JobState) -> Step | None:
+    """That a Job which has to go is kept by a node that does not answer."""
+    lost = job.problem if job.problem and job.problem.reason == "NodeLost" else None
+    return _untrained(lost.reason, lost.message, problem=lost, under_way="Training") if lost else None
 
 
 def _progress_message(job: JobState) -> str:

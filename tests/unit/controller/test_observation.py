@@ -264,6 +264,37 @@ def test_a_pod_that_no_node_takes_is_a_problem_after_a_while(since, is_problem):
     )
 
 
+def leaving(since: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "metadata": {**found["metadata"], "deletionTimestamp": since}, "spec": {"nodeName": "worker-1"}}
+
+
+@pytest.mark.parametrize(
+    ("since", "is_problem"),
+    [("2026-01-01T12:00:20Z", False), ("2026-01-01T11:59:00Z", False), ("2026-01-01T11:58:59Z", True), ("2026-01-01T08:00:00Z", True)],
+    ids=["within its grace period", "60 s", "61 s", "hours"],
+)
+def test_a_pod_that_should_be_long_gone_is_on_a_node_that_does_not_answer(since, is_problem):
+    lost = leaving(since, pod("p"))
+    for state in (seen(job({"active": 1}), lost), seen_on_a_cluster({}, submitter(), leaving(since, node())), served(ray_service(), lost)):
+        assert bool(state.problem) is is_problem
+        if is_problem:
+            assert state.problem.reason == "NodeLost"
+            assert state.problem.message.startswith("the node worker-1 does not answer: the pod ")
+            assert "kubectl delete node worker-1" in state.problem.message
+            assert "kubectl taint node worker-1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in state.problem.message
+
+
+def test_a_pod_that_has_ended_or_was_never_placed_is_on_no_lost_node():
+    for found in (pod(phase="Failed"), pod(phase="Succeeded")):
+        assert seen(job(), leaving("2026-01-01T08:00:00Z", found)).problem is None
+    assert seen(job(), {**leaving("2026-01-01T08:00:00Z", pod()), "spec": {}}).problem is None
+
+
+def test_a_training_that_gets_on_is_not_held_up_by_the_node_of_a_worker():
+    lost = leaving("2026-01-01T08:00:00Z", node())
+    assert seen_on_a_cluster({}, submitter(), lost, log=said(PROGRESS)).problem is None
+
+
 def test_a_pod_without_a_status_is_no_problem():
     assert seen(job(), {"metadata": {"name": "p"}}).problem is None
 

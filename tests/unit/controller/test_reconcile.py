@@ -42,6 +42,7 @@ from controller.rollout import Rollout
 from controller.spec import spec_of
 
 BROKEN = Problem("Broken", "it is broken")
+ON_A_LOST_NODE = Problem("NodeLost", "the node worker-1 does not answer")
 
 
 def plan(seen: Observed, settings: Settings = SETTINGS) -> Plan:
@@ -235,6 +236,12 @@ TRAINING = {
     ),
     "an old Job that is being stopped still holds the new one back": Rung(
         lambda: with_job(run="before", deleting=True), "Trained", ("False", "Superseding"), WITHOUT_TRAINING
+    ),
+    "a Job that a lost node keeps from going says so": Rung(
+        lambda: with_job(deleting=True, problem=ON_A_LOST_NODE), "Trained", ("False", "NodeLost"), WITHOUT_TRAINING
+    ),
+    "an old Job that a lost node keeps from going says so": Rung(
+        lambda: with_job(run="before", deleting=True, problem=ON_A_LOST_NODE), "Trained", ("False", "NodeLost"), WITHOUT_TRAINING
     ),
     "an old Job that has failed does not": Rung(
         lambda: with_job(run="before", phase="Failed"), "Trained", ("False", "Starting"), [*MAKES, "Delete train"]
