@@ -8,7 +8,7 @@ from controller import gate, history, names, resources, retraining
 from controller import status as statuses
 from controller.model import Action, Condition, Create, Delete, Images, JobState, Observed, Problem, Revision, Settings
 from controller.spec import Look
-from controller.steps import Step, is_outdated, outdated_message
+from controller.steps import Step, is_outdated, outdated_message, with_its_claim
 
 
 def approval(observed: Observed, settings: Settings, images: Images, candidate: Revision | None, accepted: Step) -> Step:
@@ -85,7 +85,7 @@ def _evaluating(observed: Observed, candidate: Revision, look: Look, job: JobSta
     if job.phase == "Succeeded":
         return _unapproved("ResultLost", f"the Job {job.name} is asked again", (Delete("Job", job.name),), under_way="Evaluating")
     message = f"revision {candidate.number} is evaluated in {look.episodes} episodes by the Job {job.name}{_so_far(candidate)}"
-    return _unapproved("Evaluating", message, problem=job.problem, under_way="Evaluating")
+    return _unapproved("Evaluating", message, problem=with_its_claim(job.problem, observed), under_way="Evaluating")
 
 
 def _so_far(candidate: Revision) -> str:

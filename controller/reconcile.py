@@ -33,7 +33,7 @@ from controller.model import (
 )
 from controller.rollout import Rollout
 from controller.spec import Spec
-from controller.steps import Step, is_outdated, outdated_message, short
+from controller.steps import Step, is_outdated, outdated_message, short, with_its_claim
 
 ROLLING_OUT_S = 1.0
 WORKING_S = 3.0
@@ -196,8 +196,9 @@ def training(observed: Observed, settings: Settings, images: Images, candidate: 
             (Delete(job.kind, job.name),),
             under_way="Training",
         )
-    if job.problem:
-        return _untrained(job.problem.reason, job.problem.message, problem=job.problem, under_way="Training")
+    hindrance = with_its_claim(job.problem, observed)
+    if hindrance:
+        return _untrained(hindrance.reason, hindrance.message, problem=hindrance, under_way="Training")
     return _untrained("Training", _progress_message(job), under_way="Training")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller import resources
 from controller.model import Action, Condition, JobState, Observed, Problem
@@ -32,6 +32,16 @@ def is_outdated(job: JobState, observed: Observed) -> bool:
 def outdated_message(job: JobState) -> str:
     why = f" ({job.problem.message})" if job.problem else ""
     return f"the {job.kind} {job.name} does not get on{why}: it is made anew with the resources, template and secrets that the spec has now"
+
+
+def with_its_claim(problem: Problem | None, observed: Observed) -> Problem | None:
+    """Why a pod that mounts the claim does not run; where no node takes it, with what the claim has to do with that."""
+    modes = observed.spec.storage.access_modes
+    if problem is None or problem.reason != "Unschedulable" or not modes or "ReadWriteMany" in modes:
+        return problem
+    claim = resources.claim_name(observed.owner, observed.spec)
+    why = f"the claim {claim} keeps its pods on one node; with S3 or a claim that is ReadWriteMany (spec.storage) they may go to any"
+    return replace(problem, message=f"{problem.message}; {why}")
 
 
 def told_policy(observed: Observed) -> Json | None:

@@ -795,6 +795,22 @@ def test_progress_of_the_running_training_is_told():
     assert "iteration 3, 3072 environment steps, mean return 61.2 (12% 40s)" in planned.status.condition("Trained").message
 
 
+UNSCHEDULABLE = Problem("Unschedulable", "no node takes the pod p: 2 nodes are available")
+
+
+@pytest.mark.parametrize(
+    ("modes", "is_told"), [(["ReadWriteOnce"], True), (["ReadWriteOncePod"], True), (["ReadWriteMany"], False), (None, False)]
+)
+def test_where_no_node_takes_a_pod_it_is_told_that_the_claim_keeps_it_on_one(modes, is_told):
+    storage = spec_of(document(storage={"pvc": {"existingClaim": "shared"}} if modes else {"s3": {"bucket": "policies"}})).storage
+    claim = ChildState({"metadata": {"name": "shared"}, "spec": {"accessModes": modes}}) if modes else None
+    for seen in (with_job(problem=UNSCHEDULABLE), evaluating(problem=UNSCHEDULABLE)):
+        found = plan(replace(seen, spec=replace(seen.spec, storage=storage), claim=claim)).status.condition("Degraded")
+        assert found.reason == "Unschedulable"
+        assert found.message.startswith(UNSCHEDULABLE.message)
+        assert ("the claim shared keeps its pods on one node; with S3 or a claim that is ReadWriteMany" in found.message) is is_told
+
+
 def test_an_attempt_that_failed_is_told_once_with_its_cause():
     setback = "the pod p was ended by exit code 137"
     assert plan(with_job(setback=setback)).status.condition("Trained").message.endswith(f"is starting again: {setback}")
