@@ -298,7 +298,7 @@ def _searched(asked: Run, search: Search, report: Report, leaving: Leaving, atte
         nonlocal noted_s
         progress = progress_of(standings, asked.stop, time_s)
         if progress:
-            report.progress(progress)
+            report.progress({**progress, "attempt": attempt.count})
         if leaving.is_asked or time_s - noted_s >= NOTED_EVERY_S:
             noted_s = time_s
             with storage_faults():
@@ -375,7 +375,8 @@ def _trained(asked: Run, trainer: Trainer, report: Report, leaving: Leaving, att
             now = time.monotonic()
             before = curve[-2].env_steps if len(curve) > 1 else 0
             steps_per_s = (curve[-1].env_steps - before) / (now - iteration_began)
-            report.progress(progress_line(curve[-1], asked.stop.progress_percent(curve, now - began), now - began, steps_per_s))
+            progress = progress_line(curve[-1], asked.stop.progress_percent(curve, now - began), now - began, steps_per_s)
+            report.progress({**progress, "attempt": attempt.count})
             stopped_by = asked.stop.reached(curve, now - began)
             is_due = stopped_by is not None or curve[-1].iteration % asked.checkpoint_every == 0
             with storage_faults():

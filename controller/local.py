@@ -224,7 +224,7 @@ class Local:
             hash=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_HASH),
             replaces=manifest["metadata"].get("annotations", {}).get(names.ANNOTATION_REPLACES),
             phase="Running" if exit_code is None else "Succeeded" if exit_code == 0 else "Failed",
-            attempt=self._attempts.get(name, 1),
+            attempt=max(self._attempts.get(name, 1), words.last_attempt(text[-LOG_TAIL:])),
             image=NO_IMAGE,
             result=word.get("result") if exit_code == 0 else None,
             problem=Problem(error.get("reason", "TrainingFailed"), message) if exit_code else None,

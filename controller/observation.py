@@ -11,7 +11,7 @@ from controller import names
 from controller.model import ChildState, JobState, Owner, Problem, RayServiceState, Request
 from controller.pods import first_line, first_problem, has_ended_well, job_problem, last_word, setback
 from controller.spec import Json
-from controller.words import is_result, last_progress, last_search, parsed
+from controller.words import is_result, last_attempt, last_progress, last_search, parsed
 
 # KubeRay says something of a new object within a second or two.
 KUBERAY_GRACE_S = 60
@@ -159,7 +159,7 @@ def _state(
     """
     metadata = job["metadata"]
     labels, annotations = metadata["labels"], metadata.get("annotations", {})
-    progress = last_progress(log)
+    progress, told_attempt = last_progress(log), last_attempt(log)
     by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     words = [word for pod in by_age for word in [last_word(pod, container["name"])] if word]
     said = next((word["result"] for word in reversed(words) if is_result(word, labels[names.LABEL_ROLE])), None)
@@ -185,7 +185,7 @@ def _state(
         deleting="deletionTimestamp" in metadata,
         hash=annotations.get(names.ANNOTATION_HASH),
         replaces=annotations.get(names.ANNOTATION_REPLACES),
-        attempt=attempt,
+        attempt=max(attempt, told_attempt),
         start_time=job.get("status", {}).get("startTime"),
         image=container["image"],
         result=result,
@@ -193,7 +193,7 @@ def _state(
         progress=progress,
         prunes=prunes(metadata),
         kind=kind,
-        setback=setback(by_age, container["name"]),
+        setback=setback(by_age, container["name"], attempt, told_attempt),
         search=last_search(log),
     )
 

@@ -32,9 +32,16 @@ def last_word(pod: Json, container: str) -> dict[str, Any]:
     return parsed(lines[-1]) if lines else {}
 
 
-def setback(pods: Sequence[Json], container: str) -> str | None:
-    """How the newest of the pods that failed has ended, as far as it is still there."""
+def setback(pods: Sequence[Json], container: str, counted: int, told: int) -> str | None:
+    """How the attempt before has ended, as far as its pod is still there.
+
+    Args:
+        counted: which attempt it is now, as Kubernetes counts: without the pods that were drained, evicted or deleted.
+        told: which one it is as the training says.
+    """
     failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    if told > max(counted, len(failed) + 1):
+        return "a pod was drained, evicted or deleted, which costs none of spec.training.backoffLimit"
     if not failed:
         return None
     ended, word = _ended(failed[-1], container), last_word(failed[-1], container)

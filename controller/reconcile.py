@@ -298,7 +298,16 @@ def _training_status(observed: Observed, settings: Settings) -> TrainingStatus |
         name = resources.training_name(observed.owner, spec, settings)
         return TrainingStatus(name, spec.run, 1, None, None, spec.trigger) if spec.trigger else None
     progress = job.progress if job.phase == "Running" else None
-    return TrainingStatus(job.name, job.run, job.attempt, job.start_time, progress, spec.trigger, _search(job, observed))
+    # Kubernetes does not count what was drained, and the pod that does is not always heard.
+    before = _last_told(job, observed)
+    attempt = max(job.attempt, before.attempt) if before else job.attempt
+    return TrainingStatus(job.name, job.run, attempt, job.start_time, progress, spec.trigger, _search(job, observed))
+
+
+def _last_told(job: JobState, observed: Observed) -> TrainingStatus | None:
+    """What was last told of a Job; nothing of one that bore its name before."""
+    last = observed.status.training
+    return last if last and (last.job, last.start_time) == (job.name, job.start_time) else None
 
 
 def _search(job: JobState, observed: Observed) -> SearchStatus | None:

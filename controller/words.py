@@ -37,6 +37,15 @@ def last_progress(log: str) -> Progress | None:
     return None
 
 
+def last_attempt(log: str) -> int:
+    """Which attempt of its run a training log tells of last; 0 where it tells of none, as that of an older image."""
+    for line in reversed(log.splitlines()):
+        match parsed(line).get("progress"):
+            case {"attempt": int(attempt)} if is_number(attempt):
+                return attempt
+    return 0
+
+
 def last_search(log: str) -> SearchStatus | None:
     """How the trials of a search stand, as the newest line of a training log tells that does."""
     for line in reversed(log.splitlines()):

@@ -145,6 +145,7 @@ def test_a_training_whose_node_is_drained_goes_on_elsewhere_and_loses_nothing(na
         kubectl("uncordon", node)
     (pod,) = pods_of_the_training(namespace)
     assert pod["spec"]["nodeName"] != node
+    assert training(namespace)["attempt"] == 2
     assert iterations_in(namespace.kubectl("logs", pod["metadata"]["name"]))[0] == before[-1] + 1
 
 

@@ -284,6 +284,7 @@ def test_a_search_that_is_ended_in_a_trial_goes_on_there(storage: Storage, searc
     # With a word nothing is lost: the first thing that is said is the next iteration. Killed, it goes on from iteration 5.
     assert lost < 0 if number == signal.SIGTERM else 0 <= lost < 3 * 256
     assert second.lines[-1]["result"]["attempts"] == 2
+    assert [line["progress"]["attempt"] for line in (first.lines[0], second.lines[0])] == [1, 2]
     assert known_attempts(storage.run("r1")) == Attempts(2, known_attempts(storage.run("r1")).time_s)
     ends = [trial["envSteps"] for trial in standings(second.lines[-2]).values()]
     assert ends[: resumed - 1] == [steps for _, steps, _ in result["search"]["trials"]][: resumed - 1]

@@ -285,7 +285,7 @@ def read_to(attempt: Attempt, iteration: int) -> None:
 def test_a_run_that_is_killed_three_times_ends_as_one(storage: Storage, number: int) -> None:
     stop = ("--stop", json.dumps({"iterations": ITERATIONS}))
     done = 0
-    for at in (0.30, 0.60, 0.95):
+    for count, at in enumerate((0.30, 0.60, 0.95), start=1):
         attempt = Attempt(storage, SETTINGS, *stop)
         read_to(attempt, round(at * ITERATIONS))
         began = time.monotonic()
@@ -296,6 +296,7 @@ def test_a_run_that_is_killed_three_times_ends_as_one(storage: Storage, number: 
         assert 0 <= lost <= (0 if number == signal.SIGTERM else CHECKPOINT_EVERY)
         assert [point["iteration"] for point in attempt.points] == list(range(done - lost + 1, done - lost + 1 + len(attempt.points)))
         done = attempt.points[-1]["iteration"]
+        assert {point["attempt"] for point in attempt.points} == {count}
     last = Attempt(storage, SETTINGS, *stop)
     assert last.ended() == 0
     result = last.lines[-1]["result"]

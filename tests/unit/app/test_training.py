@@ -29,6 +29,7 @@ from app.training.warm import WarmStart, warm_weights
 def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
     assert cartpole.said.code == 0, cartpole.said.stderr
     iterations = [line["progress"]["iteration"] for line in cartpole.said.lines[:-1]]
+    assert {line["progress"]["attempt"] for line in cartpole.said.lines[:-1]} == {1}
     result = cartpole.said.last["result"]
     assert iterations == [1, 2]
     assert result["evaluation"].keys() == {"id", "episodes", "seed", "mean", "std"}

@@ -308,12 +308,42 @@ def test_attempts_are_counted_from_one(status, attempt):
     assert seen(job(status)).attempt == attempt
 
 
+PROGRESS = {"progress": {"iteration": 3, "envSteps": 3072, "episodeReturnMean": 61.2, "progressPercent": 12.5, "etaSeconds": 40}}
+FOUND = Progress(3, 3072, 61.2, 12.5, 40)
+DRAINED = "a pod was drained, evicted or deleted, which costs none of spec.training.backoffLimit"
+KILLED = "the pod a was ended by exit code 137"
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "told", "attempt", "setback"),
+    [
+        ({"active": 1}, [], None, 1, None),
+        ({"active": 1}, [], 1, 1, None),
+        ({"active": 1}, [], 2, 2, DRAINED),
+        ({"failed": 1, "active": 1}, ["a"], 2, 2, KILLED),
+        ({"failed": 1, "active": 1}, ["a"], 3, 3, DRAINED),
+        ({"failed": 1, "active": 1}, ["a"], None, 2, KILLED),
+        ({"active": 1}, ["a"], 2, 2, KILLED),
+        ({"failed": 1, "active": 1}, [], 2, 2, None),
+        ({"active": 1}, [], "2", 1, None),
+        ({"active": 1}, [], 10**400, 1, None),
+    ],
+    ids=[
+        *("an older image", "the first", "a pod that was drained", "a pod that was killed", "one of each", "an older image, killed"),
+        *("evicted by its node, and still there", "killed, and gone", "text", "no number"),
+    ],
+)
+def test_a_drained_pod_is_an_attempt_as_the_training_counts_them(status, failed, told, attempt, setback):
+    pods = [pod(name, state=terminated("", 137, "Error"), phase="Failed") for name in failed]
+    log = said({"progress": PROGRESS["progress"] | ({} if told is None else {"attempt": told})})
+    found = seen(job(status), *pods, pod("c", age="2026-01-01T11:30:00Z"), log=log)
+    assert (found.progress, found.attempt, found.setback) == (FOUND, attempt, setback)
+
+
 def test_a_job_that_is_being_deleted_says_so():
     assert seen(job(deletionTimestamp="2026-01-01T11:00:00Z")).deleting
 
 
-PROGRESS = {"progress": {"iteration": 3, "envSteps": 3072, "episodeReturnMean": 61.2, "progressPercent": 12.5, "etaSeconds": 40}}
-FOUND = Progress(3, 3072, 61.2, 12.5, 40)
 OLDER = {"progress": {"iteration": 2, "envSteps": 2048, "episodeReturnMean": None, "progressPercent": 8, "etaSeconds": None}}
 LOGS = {
     "nothing": ("", None),

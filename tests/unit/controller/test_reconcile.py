@@ -824,6 +824,19 @@ def test_an_attempt_that_failed_is_told_once_with_its_cause():
     assert [event.message.partition(";")[0] for event in gone.events if event.reason == "AttemptFailed"] == ["a pod is gone"]
 
 
+def test_an_attempt_that_only_its_training_counts_is_told_once_although_it_is_not_heard_for_a_while():
+    seen = with_job(start_time="2026-01-01T00:00:00Z")
+    events, attempts = [], []
+    for attempt in (1, 2, 1, 2):
+        planned = plan(replace(seen, jobs=(replace(seen.jobs[0], attempt=attempt, setback="a pod was drained"),)))
+        events += [event.message.partition(";")[0] for event in planned.events if event.reason == "AttemptFailed"]
+        attempts.append(planned.status.training.attempt)
+        seen = replace(seen, status=planned.status)
+    assert (attempts, events) == ([1, 2, 2, 2], ["a pod was drained"])
+    another = plan(replace(seen, jobs=(replace(seen.jobs[0], start_time="2026-01-01T01:00:00Z"),)))
+    assert another.status.training.attempt == 1
+
+
 def test_how_the_trials_of_a_search_stood_is_told_after_its_pod_has_gone():
     before, after = (
         SearchStatus(best, (TrialStatus(1, state, {"lr": 0.1}, 1024, 20.5),)) for best, state in ((1, "Training"), (1, "Finished"))
