@@ -44,7 +44,8 @@ API_TIMEOUT_S = (5, 30)
 REPLICAS_TIMEOUT_S = (2, 5)
 # The kubelet of the pod answers, and its node may be in trouble.
 LOG_TIMEOUT_S = (2, 5)
-LOG_TAIL_LINES = 40
+# The second is read where the first holds no progress: an environment that prints each step leaves much behind it.
+LOG_TAILS = (40, 5000)
 LOG_BYTES = 1024 * 1024
 
 _API_VERSIONS = {
@@ -285,28 +286,40 @@ class Cluster:
                 cluster = self._ray_clusters(owner, [awaited]).get(awaited) if awaited else None
                 yield observation.ray_job_state(job, pods, self._log(submitters, names.ROLE_TRAIN), now, cluster)
 
-    def _log(self, pods: list[dict[str, Any]], container: str) -> str:
-        """The tail of the running pod's log: progress is news, not a fact to decide by, so a log that cannot be read is empty."""
+    def _log(self, pods: list[dict[str, Any]], container: str) -> str | None:
+        """The tail of the running pod's log, as far back as to its newest progress: that is news, not a fact to decide by.
+
+        Returns:
+            "" where no pod runs; None where one does and is not heard: its log cannot be read, or holds no progress among so much else.
+        """
         # The node of one that is on its way out may be gone: its kubelet would be waited for.
         alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         running = next((pod for pod in alive if pod.get("status", {}).get("phase") == "Running"), None)
         if running is None:
             return ""
-        metadata = running["metadata"]
-        try:
-            return str(
-                self._core.read_namespaced_pod_log(
-                    metadata["name"],
-                    metadata["namespace"],
-                    container=container,
-                    tail_lines=LOG_TAIL_LINES,
-                    # The image may be its user's, and its lines of any length.
-                    limit_bytes=LOG_BYTES,
-                    _request_timeout=LOG_TIMEOUT_S,
-                )
-            )
-        except (ApiException, HTTPError, UnicodeDecodeError):
-            return ""
+        for lines in LOG_TAILS:
+            try:
+                log = self._tail(running["metadata"], container, lines)
+            except (ApiException, HTTPError):
+                return None
+            is_whole = log.count(b"\n") < lines and len(log) < LOG_BYTES
+            text = log.decode(errors="replace")
+            if is_whole or words.last_progress(text):
+                return text
+        return None
+
+    def _tail(self, metadata: Mapping[str, Any], container: str, lines: int) -> bytes:
+        answer = self._core.read_namespaced_pod_log(
+            metadata["name"],
+            metadata["namespace"],
+            container=container,
+            tail_lines=lines,
+            # The image may be its user's, and its lines of any length.
+            limit_bytes=LOG_BYTES,
+            _preload_content=False,
+            _request_timeout=LOG_TIMEOUT_S,
+        )
+        return bytes(answer.data)
 
     def _events(self, involved: Mapping[str, Any]) -> list[dict[str, Any]]:
         metadata = involved["metadata"]

@@ -232,6 +232,7 @@ class JobState:
         result: its termination message, once it has succeeded and while its pod is there.
         setback: how the newest attempt that failed has ended, in words.
         search: how the trials of a training stand that searches, as it has last said.
+        is_unheard: its pod runs, and how far it is cannot be read of its log now.
     """
 
     name: str
@@ -252,6 +253,7 @@ class JobState:
     kind: str = names.JOB
     setback: str | None = None
     search: SearchStatus | None = None
+    is_unheard: bool = False
 
 
 @dataclass(frozen=True)

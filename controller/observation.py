@@ -59,12 +59,12 @@ def _field_manager(verb: str, metadata: Json) -> str | None:
     return last.get("manager")
 
 
-def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, events: Sequence[Json] = ()) -> JobState:
+def job_state(job: Json, pods: Sequence[Json], log: str | None, now: datetime, events: Sequence[Json] = ()) -> JobState:
     """A Job of ours.
 
     Args:
         pods: the pods of this Job, in any order.
-        log: the tail of what its running pod has written, or "".
+        log: the tail of what its running pod has written; "" where none runs, None where one does that is not heard.
         events: of the Job, read only where it has no pod now.
     """
     status = job.get("status", {})
@@ -75,12 +75,12 @@ def job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, events: 
     return _state(names.JOB, job, container, end, attempt, pods, (), log, now, _job_creation_problem(job, events))
 
 
-def ray_job_state(job: Json, pods: Sequence[Json], log: str, now: datetime, cluster: Json | None = None) -> JobState:
+def ray_job_state(job: Json, pods: Sequence[Json], log: str | None, now: datetime, cluster: Json | None = None) -> JobState:
     """A RayJob of ours.
 
     Args:
         pods: those of its submitter, which bear the Job's name that KubeRay gave them, and of its cluster, among others.
-        log: the tail of what its running submitter has written, or "".
+        log: the tail of what its running submitter has written; "" where none runs, None where one does that is not heard.
         cluster: its RayCluster, read only where KubeRay waits for its pods.
     """
     status = job.get("status", {})
@@ -146,7 +146,7 @@ def _state(
     attempt: int,
     pods: Sequence[Json],
     nodes: Sequence[Json],
-    log: str,
+    log: str | None,
     now: datetime,
     hindrance: Problem | None,
 ) -> JobState:
@@ -159,7 +159,8 @@ def _state(
     """
     metadata = job["metadata"]
     labels, annotations = metadata["labels"], metadata.get("annotations", {})
-    progress, told_attempt = last_progress(log), last_attempt(log)
+    said_so_far = log or ""
+    progress, told_attempt = last_progress(said_so_far), last_attempt(said_so_far)
     by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     words = [word for pod in by_age for word in [last_word(pod, container["name"])] if word]
     said = next((word["result"] for word in reversed(words) if is_result(word, labels[names.LABEL_ROLE])), None)
@@ -194,7 +195,8 @@ def _state(
         prunes=prunes(metadata),
         kind=kind,
         setback=setback(by_age, container["name"], attempt, told_attempt),
-        search=last_search(log),
+        search=last_search(said_so_far),
+        is_unheard=log is None,
     )
 
 

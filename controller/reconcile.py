@@ -50,6 +50,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         # The owner references do the rest.
         return Plan(observed.status)
     observed = replace(observed, spec=replace(_as_stored(observed), trigger=retraining.trigger(observed)))
+    observed = replace(observed, jobs=tuple(_as_last_heard(job, observed) for job in observed.jobs))
     images = observed.status.images or Images(settings.training_image, settings.serving_image)
     recorded = history.revisions(observed)
     candidate = history.newest(recorded, observed.spec.run)
@@ -304,6 +305,12 @@ def _training_status(observed: Observed, settings: Settings) -> TrainingStatus |
     return TrainingStatus(job.name, job.run, attempt, job.start_time, progress, spec.trigger, _search(job, observed))
 
 
+def _as_last_heard(job: JobState, observed: Observed) -> JobState:
+    """A Job, with the progress that it was last heard of where its pod runs on and is not heard."""
+    before = _last_told(job, observed) if job.is_unheard else None
+    return replace(job, progress=before.progress) if before and before.attempt >= job.attempt else job
+
+
 def _last_told(job: JobState, observed: Observed) -> TrainingStatus | None:
     """What was last told of a Job; nothing of one that bore its name before."""
     last = observed.status.training
@@ -432,7 +439,8 @@ def _progress_message(job: JobState) -> str:
         figures += f", mean return {job.progress.episode_return_mean:.1f}{spread}"
     if job.progress.steps_per_s is not None:
         figures += f", {job.progress.steps_per_s:.0f} steps/s"
-    return f"the {job.kind} {job.name} is training: {figures} ({statuses.progress_text(job.progress)})"
+    heard = ", and was last heard of at" if job.is_unheard else ":"
+    return f"the {job.kind} {job.name} is training{heard} {figures} ({statuses.progress_text(job.progress)})"
 
 
 def _asked_for(spec: Spec) -> str:

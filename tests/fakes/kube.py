@@ -154,7 +154,9 @@ class Kube:
             if sub == "log":
                 if name not in self.logs:
                     raise Refused(400, "BadRequest", f'container "{query["container"]}" in pod "{name}" is waiting to start')
-                return self.logs[name]
+                lines = self.logs[name].splitlines(keepends=True)
+                tail = "".join(lines[-int(query.get("tailLines", len(lines))) :] if lines else [])
+                return tail[: int(query.get("limitBytes", len(tail)))]
             if method == "GET":
                 return copy.deepcopy(self._found(key)) if name else self._list(plural, namespace, query)
             if method == "POST":

@@ -356,6 +356,36 @@ def test_a_job_whose_pod_is_refused_says_so_until_it_is_made(kube, operator):
     until(lambda: is_ready(kube) and degraded().startswith("AsExpected"), degraded)
 
 
+def test_a_training_whose_environment_prints_each_step_is_heard_all_the_same(kube, operator):
+    operator()
+    create(kube)
+    until(lambda: kube.one("jobs", JOB), lambda: status(kube))
+    template = kube.one("jobs", JOB)["spec"]["template"]
+    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": JOB}
+    kube.put("pods", {"metadata": {"name": f"{JOB}-x", "labels": labels}, "status": {"phase": "Running"}})
+
+    def says(iteration: int, steps: int) -> None:
+        progress = {"iteration": iteration, "envSteps": 1024, "progressPercent": 12.5, "etaSeconds": 40, "attempt": 1}
+        kube.logs[f"{JOB}-x"] = json.dumps({"progress": progress}) + "\n" + "a step ± 1\n" * steps
+
+    def told() -> str:
+        return next((c["message"] for c in status(kube).get("conditions", []) if c["type"] == "Trained"), "")
+
+    for iteration, steps in ((3, 0), (4, 100), (5, 4000)):
+        says(iteration, steps)
+        until(lambda iteration=iteration: f"is training: iteration {iteration}," in told(), told)
+    says(6, 6000)
+    until(lambda: "is training, and was last heard of at iteration 5," in told(), told)
+    assert status(kube)["training"]["iteration"] == 5
+    says(7, 1)
+    until(lambda: "is training: iteration 7," in told(), told)
+    del kube.logs[f"{JOB}-x"]
+    until(lambda: "is training, and was last heard of at iteration 7," in told(), told)
+    kube.remove("pods", "default", f"{JOB}-x")
+    until(lambda: "is starting" in told(), told)
+    assert "iteration" not in status(kube)["training"]
+
+
 def ask(kube: Kube, verb: str, **more: Any) -> None:
     """`kubectl annotate`, with what the API server notes of it."""
     annotation = names.request_annotation(verb)

@@ -56,7 +56,7 @@ def said(word: dict[str, Any]) -> str:
     return json.dumps(word)
 
 
-def seen(job_: dict[str, Any], *pods: dict[str, Any], log: str = "") -> Any:
+def seen(job_: dict[str, Any], *pods: dict[str, Any], log: str | None = "") -> Any:
     return observation.job_state(job_, pods, log, NOW)
 
 
@@ -363,6 +363,12 @@ LOGS = {
 @pytest.mark.parametrize(("log", "wanted"), LOGS.values(), ids=LOGS)
 def test_the_newest_progress_line_is_found_between_chatter(log, wanted):
     assert seen(job({"active": 1}), pod(), log=log).progress == wanted
+
+
+def test_a_pod_that_is_not_heard_tells_nothing_and_no_pod_is_another_thing():
+    unheard, silent = seen(job({"active": 1}), pod(), log=None), seen(job({"active": 1}))
+    assert (unheard.is_unheard, unheard.progress, unheard.search, unheard.attempt) == (True, None, None, 1)
+    assert not silent.is_unheard
 
 
 TRIALS = [

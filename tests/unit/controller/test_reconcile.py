@@ -837,6 +837,26 @@ def test_an_attempt_that_only_its_training_counts_is_told_once_although_it_is_no
     assert another.status.training.attempt == 1
 
 
+@pytest.mark.parametrize(
+    ("now", "is_kept"),
+    [
+        ({"is_unheard": True}, True),
+        ({}, False),
+        ({"is_unheard": True, "attempt": 2}, False),
+        ({"is_unheard": True, "start_time": "2026-01-01T01:00:00Z"}, False),
+        ({"is_unheard": True, "phase": "Failed"}, False),
+    ],
+    ids=["not heard", "no pod runs", "another attempt", "another Job", "over"],
+)
+def test_what_was_last_heard_of_a_training_stands_while_its_pod_is_not_heard(now, is_kept):
+    progress = reconcile.statuses.Progress(3, 3072, 61.2, 12.5, 40.0)
+    before = with_job(progress=progress, start_time="2026-01-01T00:00:00Z")
+    seen = replace(before, status=plan(before).status, jobs=(replace(before.jobs[0], progress=None, **now),))
+    planned = plan(seen).status
+    assert planned.training.progress == (progress if is_kept else None)
+    assert ("and was last heard of at iteration 3" in planned.condition("Trained").message) is is_kept
+
+
 def test_how_the_trials_of_a_search_stood_is_told_after_its_pod_has_gone():
     before, after = (
         SearchStatus(best, (TrialStatus(1, state, {"lr": 0.1}, 1024, 20.5),)) for best, state in ((1, "Training"), (1, "Finished"))
