@@ -31,6 +31,8 @@ SUMMARY_AGAINST = ("digest", "mean", "std", "differenceMean", "differenceStd", "
 DIGEST = re.compile("sha256:[0-9a-f]{64}")
 # So that it fits into a termination message.
 PROBLEM_CHARACTERS = 500
+# So that the line of a result stays one that a container runtime keeps whole (16 KiB).
+MOST_RETURNS = 500
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def evaluated(storage: Storage, digest: str, request: EvaluationRequest, prefixe
     """Plays a bundle, or finds the record of having played it, and gives the summary.
 
     Returns:
-        `{"id", "episodes", "seed", "mean", "std"}`, and `"against"` where another bundle was named: `{"digest", "mean", "std",
-        "differenceMean", "differenceStd"}`, or `{"digest", "problem"}` where that one could not be played. The standard deviations
-        are those of the episodes.
+        `{"id", "episodes", "seed", "mean", "std"}`, `"returns"`, one an episode, where they are not too many, and `"against"` where
+        another bundle was named: `{"digest", "mean", "std", "differenceMean", "differenceStd"}`, or `{"digest", "problem"}` where that
+        one could not be played. The standard deviations are those of the episodes.
 
     Raises:
         RunError: the bundle is refused, the environment cannot be made, or the storage failed.
@@ -91,6 +93,8 @@ def evaluated(storage: Storage, digest: str, request: EvaluationRequest, prefixe
             write_aside(storage.evaluation(request.id), canonical_json(record))
     against = record.get("against")
     summary = {name: record[name] for name in SUMMARY}
+    if len(record["rows"]) <= MOST_RETURNS:
+        summary["returns"] = [row["return"] for row in record["rows"]]
     return {**summary, "against": {name: against[name] for name in SUMMARY_AGAINST if name in against}} if against else summary
 
 

@@ -32,22 +32,23 @@ class Report:
         self._write_line({"serving": {"url": url}})
 
     def result(self, result: dict[str, Any]) -> None:
-        """Says what came out; nothing is said after it."""
-        self._write_last({"result": result})
+        """Says what came out; nothing is said after it. The returns of an evaluation, one by one, are in its line alone."""
+        evaluation = {name: value for name, value in result.get("evaluation", {}).items() if name != "returns"}
+        self._write_last({"result": result}, {"result": {**result, "evaluation": evaluation} if evaluation else result})
 
     def error(self, reason: str, message: str) -> None:
         """Says why nothing came out; nothing is said after it."""
         fitting = message.encode()[: TERMINATION_MESSAGE_BYTES // 4].decode(errors="ignore")
-        self._write_last({"error": {"reason": reason, "message": fitting}})
+        word = {"error": {"reason": reason, "message": fitting}}
+        self._write_last(word, word)
 
-    def _write_line(self, line: dict[str, Any]) -> str:
-        text = json.dumps(line, allow_nan=False)
-        self._stream.write(text + "\n")
+    def _write_line(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line, allow_nan=False) + "\n")
         self._stream.flush()
-        return text
 
-    def _write_last(self, line: dict[str, Any]) -> None:
-        text = self._write_line(line)
+    def _write_last(self, line: dict[str, Any], word: dict[str, Any]) -> None:
+        self._write_line(line)
+        text = json.dumps(word, allow_nan=False)
         if self._termination_log is not None and len(text.encode()) <= TERMINATION_MESSAGE_BYTES:
             with contextlib.suppress(OSError):  # the line on stdout says the same; a pod without the file is no failure
                 self._termination_log.write_text(text)

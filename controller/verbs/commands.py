@@ -15,7 +15,8 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,19 +158,19 @@ def _revision(view: View, number: int | None) -> Revision | None:
 
 def _report(asked: Asked) -> int:
     view = asked.view()
+    return _reported(asked.options, view, lambda revision: verb_sources.of_logs(_logs_of(asked, view, revision), revision))
 
-    def of_pod(revision: Revision) -> verb_report.Material:
-        is_of_the_last_run = view.status.training is not None and view.status.training.run == revision.run
-        try:
-            if not is_of_the_last_run:
-                return verb_sources.of_log(())
-            pod, container = _training_pod(asked, view)
-            log = asked.api.log(pod, container, follow=False, previous=False, tail=None)
-            return verb_sources.of_log(log, revision.found_by.trial if revision.found_by else None)
-        except ApiTrouble:
-            return verb_sources.of_log(())
 
-    return _reported(asked.options, view, of_pod)
+def _logs_of(asked: Asked, view: View, revision: Revision) -> Iterator[bytes]:
+    """The logs of the pods that trained a revision, oldest first, and of those that played its evaluation; one that is gone is left out."""
+    wanted = [(names.ROLE_TRAIN, names.LABEL_RUN, revision.run)]
+    if revision.evaluation:
+        wanted.append((names.ROLE_EVALUATE, names.LABEL_EVALUATION, revision.evaluation.id))
+    for role, label, value in wanted:
+        with suppress(ApiTrouble):
+            for pod in asked.api.pods(_selector(view, role, label, value)):
+                with suppress(ApiTrouble):
+                    yield b"".join(asked.api.log(pod.metadata.name, role, follow=False, previous=False, tail=None))
 
 
 def _reported(options: argparse.Namespace, view: View, material: Callable[[Revision], verb_report.Material]) -> int:
@@ -337,13 +338,17 @@ def _pod(asked: Asked, view: View) -> tuple[str, str]:
 
 def _training_pod(asked: Asked, view: View) -> tuple[str, str]:
     training = view.status.training
-    labels = {names.LABEL_NAME: view.name, names.LABEL_ROLE: names.ROLE_TRAIN, names.LABEL_RUN: training.run if training else ""}
-    pods = asked.api.pods(",".join(f"{label}={value}" for label, value in labels.items())) if training else []
+    pods = asked.api.pods(_selector(view, names.ROLE_TRAIN, names.LABEL_RUN, training.run)) if training else []
     if pods:
         return pods[-1].metadata.name, names.ROLE_TRAIN
     if view.is_seen and view.is_(statuses.TRAINED, "True"):
         raise ApiTrouble("the training is over, and its pod is gone: its log went with it", EXIT_NOT_FOUND)
     raise NotStarted("no pod trains yet", EXIT_NOT_FOUND)
+
+
+def _selector(view: View, role: str, label: str, value: str) -> str:
+    """Pods of a PolicyModel, whose container is named as their role is."""
+    return f"{names.LABEL_NAME}={view.name},{names.LABEL_ROLE}={role},{label}={value}"
 
 
 def _act(asked: Asked) -> int:

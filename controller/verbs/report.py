@@ -29,12 +29,14 @@ class Material:
         curve: environment steps and the mean return of recent episodes, one pair a point.
         returns: of the episodes of the evaluation.
         episode: the numbers of each observation of one episode.
+        began_with: the digest of the policy whose weights the training began with.
         missing: for a part that is not there, why.
     """
 
     curve: tuple[tuple[float, float], ...] = ()
     returns: tuple[float, ...] = ()
     episode: tuple[tuple[float, ...], ...] = ()
+    began_with: str | None = None
     missing: tuple[str, ...] = ()
 
 
@@ -53,6 +55,7 @@ def page(view: View, revision: Revision, found: Material, now: datetime) -> str:
         _histogram(found.returns, revision),
         "<h2>Lineage</h2>",
         _lineage(view, revision),
+        _beginning(view, found.began_with),
         "<h2>An episode</h2>",
         _episode(found.episode, is_cartpole=str(view.environment.get("id", "")).startswith("CartPole")),
         *(f'<p class="why">{escape(why)}</p>' for why in found.missing),
@@ -105,6 +108,14 @@ def _lineage(view: View, revision: Revision) -> str:
         for one in chain
     )
     return f"<table><tr><th>Revision</th><th>Trained</th><th>Return</th><th>Gate</th><th>Digest</th></tr>{rows}</table>"
+
+
+def _beginning(view: View, digest: str | None) -> str:
+    """Which policy a warm start began with."""
+    if digest is None:
+        return ""
+    known = next((f"revision {one.number}, " for one in view.status.revisions if one.digest == digest), "")
+    return f"<p>The training began with what {known}{escape(digest)} had learnt.</p>"
 
 
 def _curve(points: Sequence[tuple[float, float]]) -> str:

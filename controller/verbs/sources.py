@@ -1,4 +1,4 @@
-"""Where `report` finds what the status does not hold: files of `policymodel run`, or the log of the training's pod. Decides nothing."""
+"""Where `report` finds what the status does not hold: files of `policymodel run`, or the logs of pods. Decides nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from controller.spec import Json
 from controller.verbs.api import EXIT_NOT_FOUND, ApiTrouble
 from controller.verbs.report import Material
 
-NO_CURVE = "Learning curve: the bundle's manifest has it; from here only the log of the training's pod could tell it, and that is gone."
-NO_RETURNS = "Evaluation: its returns, one by one, lie in the storage, which cannot be read from here."
+NO_CURVE = "Learning curve: the bundle's manifest has it; from here only the logs of the training's pods could tell it, and they are gone."
+NO_BEGINNING = "Learning curve: it begins at iteration {}, because the log of what was before is gone; the bundle's manifest has all of it."
+NO_RETURNS = "Evaluation: its returns, one by one, lie in the storage, which cannot be read from here, and no log of its pod tells them."
 
 
 def local_document(state: Path, namespace: str, name: str) -> Json:
@@ -39,29 +40,52 @@ def local_document(state: Path, namespace: str, name: str) -> Json:
 def of_files(revision: Revision) -> Material:
     """What the bundle and its evaluation on this machine tell."""
     bundle, evaluation = _bundle(revision.uri), revision.evaluation
-    curve = tuple((float(point[1]), float(point[2])) for point in _read(bundle / "manifest.json").get("curve", []) if point[2] is not None)
+    manifest = _read(bundle / "manifest.json")
+    curve = tuple((float(point[1]), float(point[2])) for point in manifest.get("curve", []) if point[2] is not None)
     record = _read(bundle.parent.parent / "evaluations" / f"{evaluation.id}.json") if evaluation else {}
-    return Material(curve, tuple(float(row["return"]) for row in record.get("rows", [])))
+    return Material(curve, tuple(float(row["return"]) for row in record.get("rows", [])), began_with=manifest.get("parent"))
 
 
-def of_log(pieces: Iterable[bytes], trial: int | None = None) -> Material:
-    """What the log of a training tells: a line of JSON an iteration.
+def of_logs(logs: Iterable[bytes], revision: Revision) -> Material:
+    """What the logs of a revision's pods tell: a line of JSON an iteration, and the result.
 
     Args:
-        trial: whose curve it is, where the training was a search: each line tells of all trials then.
+        logs: oldest first.
     """
-    lines = b"".join(pieces).decode(errors="replace").splitlines()
-    points = [found for line in lines for found in [words.parsed(line).get("progress")] if isinstance(found, dict)]
-    if trial is not None:
-        points = [found for point in points for found in _trials(point) if found.get("trial") == trial]
-    told = [
-        (float(point["envSteps"]), float(point["episodeReturnMean"]))
-        for point in points
-        if all(isinstance(point.get(name), int | float) for name in ("envSteps", "episodeReturnMean"))
-    ]
-    # Lines that are about other trials say the same of this one again.
-    curve = tuple(dict.fromkeys(told)) if trial is not None else tuple(told)
-    return Material(curve, missing=(NO_RETURNS,) if curve else (NO_CURVE, NO_RETURNS))
+    said = [words.parsed(line) for log in logs for line in log.decode(errors="replace").splitlines()]
+    points = [word["progress"] for word in said if isinstance(word.get("progress"), dict)]
+    first = points[0].get("iteration") if points else None
+    if revision.found_by:
+        # Each line of a search tells of all trials.
+        points = [found for point in points for found in _trials(point) if found.get("trial") == revision.found_by.trial]
+    curve, returns = _curve(points), _returns(said, revision)
+    missing = () if curve else (NO_CURVE,)
+    if curve and isinstance(first, int) and first > 1:
+        missing = (NO_BEGINNING.format(first),)
+    return Material(curve, returns, missing=missing if returns else (*missing, NO_RETURNS))
+
+
+def _curve(points: Iterable[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
+    told: list[tuple[float, float]] = []
+    for point in points:
+        match point:
+            case {"envSteps": int() | float() as steps, "episodeReturnMean": mean} if words.is_number(steps):
+                # A new attempt goes on from its checkpoint, and what was beyond it is trained again.
+                while told and told[-1][0] >= steps:
+                    told.pop()
+                if words.is_number(mean):
+                    told.append((float(steps), float(mean)))
+    return tuple(told)
+
+
+def _returns(said: Iterable[Json], revision: Revision) -> tuple[float, ...]:
+    """Those of the evaluation that the gate has judged, where a result tells them."""
+    for word in said:
+        match word.get("result"):
+            case {"digest": revision.digest, "evaluation": {"id": str(id_), "returns": list(told)}} if all(map(words.is_number, told)):
+                if revision.evaluation and id_ == revision.evaluation.id:
+                    return tuple(float(one) for one in told)
+    return ()
 
 
 def _trials(progress: dict[str, Any]) -> list[dict[str, Any]]:

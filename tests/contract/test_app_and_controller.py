@@ -449,7 +449,10 @@ def test_a_result_of_the_app_is_a_revision_to_the_controller(tmp_path):
     from controller import history
 
     result = {**RESULT, "evaluation": {"id": "e", "episodes": 100, "seed": 1000, "mean": 500.0, "std": 0.0}}
-    state = job_that_said(tmp_path, lambda said: result, 0)
+    with_returns = {**RESULT, "evaluation": {**result["evaluation"], "returns": [500.0] * 100}}
+    assert json.loads(spoken(lambda said: said.result(with_returns))) == {"result": with_returns}
+    # They would be too much for a termination message.
+    state = job_that_said(tmp_path, lambda said: with_returns, 0)
     assert (state.phase, state.result) == ("Succeeded", result)
     evaluation = history.evaluation_of(state.result)
     assert (evaluation.id, evaluation.mean, evaluation.episodes, evaluation.seed) == ("e", 500.0, 100, 1000)

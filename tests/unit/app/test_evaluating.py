@@ -43,6 +43,7 @@ def test_both_play_the_same_episodes_and_the_difference_is_taken_episode_by_epis
     assert [row["seed"] for row in record["rows"]] == [row["seed"] for row in record["against"]["rows"]] == [7, 8, 9, 10, 11]
     ours, theirs = returns_of(record), returns_of(record["against"])
     assert found["mean"] == pytest.approx(ours.mean())
+    assert found["returns"] == list(ours)
     assert found["against"] == {
         "digest": incumbent,
         "mean": pytest.approx(theirs.mean()),
@@ -50,6 +51,13 @@ def test_both_play_the_same_episodes_and_the_difference_is_taken_episode_by_epis
         "differenceMean": pytest.approx((ours - theirs).mean()),
         "differenceStd": pytest.approx((ours - theirs).std(ddof=1)),
     }
+
+
+def test_returns_that_would_be_too_long_a_line_are_in_the_record_alone(
+    storage: Storage, made_bundle: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evaluate, "MOST_RETURNS", 4)
+    assert "returns" not in evaluated(storage, made_bundle(1), request(5), [])
 
 
 def test_each_side_plays_as_it_does_alone(storage: Storage, made_bundle: Callable[..., str]):

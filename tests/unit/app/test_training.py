@@ -32,7 +32,7 @@ def test_a_training_says_its_progress_and_its_result(cartpole: Any) -> None:
     assert {line["progress"]["attempt"] for line in cartpole.said.lines[:-1]} == {1}
     result = cartpole.said.last["result"]
     assert iterations == [1, 2]
-    assert result["evaluation"].keys() == {"id", "episodes", "seed", "mean", "std"}
+    assert result["evaluation"].keys() == {"id", "episodes", "seed", "mean", "std", "returns"}
     assert result["uri"] == cartpole.storage.bundle_uri(result["digest"])
 
 
