@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from typing import Any
 from controller import names
 from controller import status as statuses
 from controller.model import Revision
+from controller.verbs import drawn_log as verb_drawn_log
 from controller.verbs import play as verb_play
 from controller.verbs import report as verb_report
 from controller.verbs import sources as verb_sources
@@ -297,14 +298,11 @@ def _news(view: View) -> str:
 
 def _logs(asked: Asked) -> int:
     options, told, empty = asked.options, "", 0
+    show = _draw if options.follow and not options.serve and sys.stdout.isatty() else _copy
     while True:
         try:
             pod, container = _pod(asked, asked.view())
-            has_said = False
-            for piece in asked.api.log(pod, container, follow=options.follow, previous=options.previous, tail=options.tail):
-                has_said = True
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+            has_said = show(asked.api.log(pod, container, follow=options.follow, previous=options.previous, tail=options.tail))
             # Of a container that is just starting, an empty log may come to its end.
             empty += 1
             if has_said or not options.follow or empty == MOST_EMPTY_LOGS:
@@ -316,6 +314,28 @@ def _logs(asked: Asked) -> int:
                 print(f"waiting: {trouble}", file=sys.stderr)
                 told = str(trouble)
         time.sleep(POLL_S)
+
+
+def _copy(pieces: Iterable[bytes]) -> bool:
+    """Writes a log as it is; whether there was anything."""
+    has_said = False
+    for piece in pieces:
+        has_said = True
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    return has_said
+
+
+def _draw(pieces: Iterable[bytes]) -> bool:
+    """Writes a log with its progress drawn; whether there was anything."""
+    last = ""
+    try:
+        for last in verb_drawn_log.drawn(pieces, lambda: shutil.get_terminal_size((100, 24)).columns):
+            _show(last)
+    finally:
+        if last and not last.endswith("\n"):
+            _show("\n")
+    return bool(last)
 
 
 def _pod(asked: Asked, view: View) -> tuple[str, str]:

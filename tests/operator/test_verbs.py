@@ -197,6 +197,19 @@ def test_logs_follow_a_pod_that_has_said_nothing_yet(place: Place, capsys: pytes
     assert said(capsys, "logs", "cartpole", "-f") == ""
 
 
+def test_logs_that_a_terminal_follows_have_their_progress_drawn_and_a_pipe_gets_them_as_they_are(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    labels = {names.LABEL_NAME: "cartpole", names.LABEL_ROLE: "train", names.LABEL_RUN: place.world.status["training"]["run"]}
+    place.kube.put("pods", pod("new", labels))
+    progress = {"iteration": 3, "envSteps": 3072, "episodeReturnMean": 61.2, "progressPercent": 25.0, "etaSeconds": 180}
+    place.kube.logs["new"] = raw = "begins\n" + json.dumps({"progress": progress}) + "\n"
+    assert said(capsys, "logs", "cartpole", "-f") == raw
+    monkeypatch.setattr(commands.sys.stdout, "isatty", lambda: True)
+    assert said(capsys, "logs", "cartpole") == raw
+    assert said(capsys, "logs", "cartpole", "-f") == "begins\n\r\033[K[#####---------------] 25%  3 min left  mean return 61.2  ▁\n"
+
+
 def test_logs_of_a_training_whose_pod_is_gone_say_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert "its pod is gone" in said(capsys, "logs", "cartpole", "--follow", code=3)
 
