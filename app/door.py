@@ -21,6 +21,8 @@ IMPORT_PATH = "app.door:middlewares"
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LONGEST_REQUEST_ID = 128
+# Tells Serve not to watch for a client that hangs up, by which it would read the whole body, however large, before it calls the app.
+UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Door:
         """One ASGI connection."""
         answer = doorway.answer
         if answer is None or scope["type"] != "http" or scope["path"] != doorway.path or scope["method"] != "POST":
-            await self.app(scope, receive, send)
+            await self.app(_as_serve_is_to_take_it(scope), receive, send)
             return
         request_id = self._request_id(scope)
 
@@ -68,6 +70,14 @@ class Door:
             if name == b"x-request-id" and 0 < len(value) <= LONGEST_REQUEST_ID:
                 return bytes(value)
         return f"{self._process}-{next(self._ids):x}".encode()
+
+
+def _as_serve_is_to_take_it(scope: Scope) -> Scope:
+    """A connection that is handed on: the app reads its body, in bounded time and size, whatever the client says of it."""
+    if scope["type"] != "http":
+        return scope
+    headers = [header for header in scope["headers"] if header[0] != UNWATCHED[0]]
+    return {**scope, "headers": [*headers, UNWATCHED]}
 
 
 def middlewares() -> list[Any]:

@@ -15,7 +15,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# A body that comes slowly holds one of the replica's places; a hundred of them would be an outage.
+# A body that comes slowly holds one of the replica's places; a thousand of them would be an outage.
 BODY_S = 10.0
 SWEEP_S = 1.0
 # What all bodies that are still on their way may hold together, or one of the largest that is allowed; as many as one likes could be begun.

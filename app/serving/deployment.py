@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from app.door import doorway
 from app.serving.asgi import PolicyApp
 from app.serving.meter import Publisher
+from app.serving.problem import OVERLOAD_RETRY_S
 from app.serving.replica import PolicyHolder
 from app.serving.rewards import merged_returns
 from app.serving.trial import trial_samples
@@ -147,8 +148,10 @@ class ServePPOModel:
 def application() -> serve.Application:
     """The application of one deployment; `serveConfigV2` sets its options over these."""
     options = {
-        "max_ongoing_requests": 100,
+        # What is no action only: those that read a body end within its 10 s, and the status must not wait for them.
+        "max_ongoing_requests": 1000,
         "max_queued_requests": 1000,
+        "backpressure_config": {"retry_after_s": OVERLOAD_RETRY_S},
         "graceful_shutdown_timeout_s": 20,
         "ray_actor_options": {"num_cpus": 0.1},
     }

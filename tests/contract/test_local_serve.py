@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,19 @@ def test_a_slow_sender_is_cut_off(server: Server, sent: bytes) -> None:
         answer = connection.recv(4096)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert 5 < time.monotonic() - began < 20
+
+
+def test_slow_senders_of_what_serve_is_handed_hold_up_nobody(server: Server) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    half = b"POST /cartpole-ppo/v2/models/cartpole/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    with ExitStack() as held:
+        connections = [held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)) for _ in range(150)]
+        for each in connections:
+            each.sendall(half)
+        time.sleep(1)
+        assert requests.get(f"{server.url}/v1/status", timeout=3).status_code == 200
+        assert {each.recv(4096)[:13] for each in connections} == {b"HTTP/1.1 408 "}
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,24 @@ def test_a_request_id_is_given_back_or_made() -> None:
     assert given([(b"x-request-id", b"x" * 1000)]) != b"x" * 1000
 
 
+def handed_on(change: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers that Serve sees of a request that is handed on."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    asyncio.run(Door(serve)({**SCOPE, **change, "headers": headers}, None, None))
+    return seen
+
+
+def test_serve_reads_no_body_of_a_request_that_is_handed_on_whatever_the_client_says_of_it() -> None:
+    mine, unwatched = (b"x-session-id", b"a"), (b"x-request-disconnect-disabled", b"?1")
+    assert handed_on({"method": "GET"}, [mine]) == [mine, unwatched]
+    assert handed_on({"path": "/cartpole-ppo/v2"}, [(unwatched[0], b"?0"), mine, (unwatched[0], b"?0")]) == [mine, unwatched]
+    assert handed_on({"type": "websocket"}, [mine]) == [mine]
+
+
 def test_serve_gets_a_middleware() -> None:
     assert [type(each) for each in middlewares()] == [Middleware]
 
