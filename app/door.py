@@ -23,6 +23,8 @@ Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 LONGEST_REQUEST_ID = 128
 # Tells Serve not to watch for a client that hangs up, by which it would read the whole body, however large, before it calls the app.
 UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+# What a client would tell Serve by headers of its own: the bounds of time are the app's.
+NOT_HANDED_ON = (UNWATCHED[0], b"x-request-timeout-seconds")
 
 
 @dataclass
@@ -73,11 +75,22 @@ class Door:
 
 
 def _as_serve_is_to_take_it(scope: Scope) -> Scope:
-    """A connection that is handed on: the app reads its body, in bounded time and size, whatever the client says of it."""
-    if scope["type"] != "http":
+    """A connection that is handed on: the app reads its body, in bounded time and size, whatever the client says of it.
+
+    Serve reads headers as UTF-8, and raises where one is not.
+    """
+    if scope["type"] not in ("http", "websocket"):
         return scope
-    headers = [header for header in scope["headers"] if header[0] != UNWATCHED[0]]
-    return {**scope, "headers": [*headers, UNWATCHED]}
+    headers = [header for header in scope["headers"] if header[0] not in NOT_HANDED_ON and _is_utf8(header[1])]
+    return {**scope, "headers": [*headers, UNWATCHED] if scope["type"] == "http" else headers}
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def middlewares() -> list[Any]:

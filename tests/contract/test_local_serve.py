@@ -252,6 +252,29 @@ def test_what_is_no_http_harms_nobody(server: Server, sent: bytes) -> None:
     assert requests.get(f"{server.url}/healthz", timeout=10).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X-Request-Id: \xff",
+        b"X-Session-Id: \xff",
+        b"X-Request-Timeout-Seconds: \xff",
+        b"X-Request-Timeout-Seconds: 0.000001",
+        b"X-Request-Timeout-Seconds: inf",
+        b"X-Request-Disconnect-Disabled: \xff",
+        b"serve-multiplexed-model-id: \xff",
+    ],
+)
+@pytest.mark.parametrize("path", [b"", b"/healthz", b"/v1/status"])
+def test_no_header_makes_serve_fail(server: Server, path: bytes, header: bytes) -> None:
+    server.follow(serving=server.policy)
+    server.wait(200)
+    body = json.dumps(BODY).encode()
+    head = b"GET /cartpole-ppo%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\nContent-Length: %d\r\n\r\n" % (path, header, len(body))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head + body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
 def replicas_memory_mib() -> float:
     """What the replica of this machine's server holds; there is one, for the tests of other servers are not run meanwhile."""
     for process in Path("/proc").glob("[0-9]*"):

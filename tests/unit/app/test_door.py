@@ -102,6 +102,14 @@ def test_serve_reads_no_body_of_a_request_that_is_handed_on_whatever_the_client_
     assert handed_on({"type": "websocket"}, [mine]) == [mine]
 
 
+@pytest.mark.parametrize("change", [{"method": "GET"}, {"type": "websocket"}])
+def test_headers_that_serve_cannot_read_and_a_clients_own_bound_of_time_are_not_handed_on(change: dict[str, Any]) -> None:
+    readable = [(b"x-request-id", b"mine"), (b"x-policy-pin", "\u00fc".encode())]
+    unreadable = [(b"x-request-id", b"\xff"), (b"x-session-id", b"a\xfc"), (b"serve_multiplexed_model_id", b"\x80")]
+    own_bound = [(b"x-request-timeout-seconds", b"0.000001")]
+    assert handed_on(change, [*unreadable, *readable, *own_bound]) == handed_on(change, readable)
+
+
 def test_serve_gets_a_middleware() -> None:
     assert [type(each) for each in middlewares()] == [Middleware]
 
