@@ -126,9 +126,11 @@ class _LeafReader:
         self._is_integer = not np.issubdtype(space.dtype, np.floating)
         self._least, self._most = _limits(space)
         self._is_encoded = not isinstance(space, Box)
-        # The limits of a short vector that is alike in all its elements, as Python's own numbers: see `_vector`.
-        is_short = len(space.shape) == 1 and 0 < space.shape[0] <= SHORT_VECTOR and not self._is_integer
-        self._vector_limits = (float(self._least[0]), float(self._most[0])) if is_short and isinstance(space, Box) else None
+        # The limits of a short vector that is alike in all its elements, as Python's own numbers: see `_is_vector`. Beyond a part of them
+        # that no sum of such a vector leaves, the array is looked at.
+        self._vector_limits: tuple[float, float] | None = None
+        if isinstance(space, Box) and len(space.shape) == 1 and 0 < space.shape[0] <= SHORT_VECTOR and not self._is_integer:
+            self._vector_limits = float(self._least[0]) / SHORT_VECTOR, float(self._most[0]) / SHORT_VECTOR
 
     def batch(self, sent: Sequence[Any], pointer: str, numbered: bool, below: str = "") -> Array:
         """The array of the leaf; `below` is the leaf's pointer below each item.

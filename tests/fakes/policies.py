@@ -62,6 +62,23 @@ def plain() -> Serving:
     )
 
 
+def doubles() -> Serving:
+    """Action 0, for observations of float64."""
+    return _cast({**BOX, "dtype": "float64"}, TensorProto.DOUBLE)
+
+
+def _cast(observation: Any, kind: int) -> Serving:
+    """Action 0, for four numbers of another type."""
+    nodes = [
+        helper.make_node("Cast", ["observation"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["numbers", "weights"], ["action_dist_inputs"]),
+        helper.make_node("ArgMax", ["action_dist_inputs"], ["action"], axis=1, keepdims=0),
+    ]
+    outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
+    made = model([tensor("observation", kind, 4)], outputs, nodes, {"weights": np.zeros((4, 2), np.float32)})
+    return serving(observation, {"type": "Discrete", "n": 2, "start": 0}, made)
+
+
 def nested() -> Serving:
     """One of two buttons, by the sum of what is observed."""
     nodes = [

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from fakes.policies import Desk, nested, plain, recurrent
+from fakes.policies import Desk, doubles, nested, plain, recurrent
 
 from app.serving.asgi import PolicyApp
 
@@ -54,6 +54,7 @@ VALUES = {
     "a list of nulls": "[null, null, null, null]",
     "a list of objects": "[{}, {}, {}, {}]",
     "a list of text": f'["{MARK}", "b", "c", "d"]',
+    "integers whose sum is none of float64": "[" + ", ".join(["1" + "0" * 308] * 4) + "]",
     "a mix": f'[0.1, "{MARK}", null, [1]]',
     "a long list": "[" + ", ".join(["0"] * 10_000) + "]",
     "a prototype": f'{{"__proto__": "{MARK}"}}',
@@ -72,6 +73,7 @@ PLACES = {
     "as explore": f'{{{{"observation": {GOOD}, "explore": {{value}}}}}}',
     "as a mask": f'{{{{"observation": {GOOD}, "action_mask": {{value}}}}}}',
     "as a state": f'{{{{"observation": {GOOD}, "state": {{value}}}}}}',
+    "beside NaN": '{{"observation": {value}, "seed": NaN}}',
     "beside it": f'{{{{"observation": {GOOD}, "{MARK}": {{value}}}}}}',
     "to the protocol": '{{"inputs": {value}}}',
     "as a tensor": '{{"inputs": [{value}]}}',
@@ -110,7 +112,7 @@ def bodies() -> Iterator[tuple[str, bytes]]:
     yield from RAW.items()
 
 
-@pytest.mark.parametrize("made", [plain, nested, recurrent])
+@pytest.mark.parametrize("made", [plain, doubles, nested, recurrent])
 def test_hostile_bodies_are_refused_and_the_replica_goes_on(made: Any) -> None:
     assert len(list(bodies())) >= 200
     desk = Desk(made())
