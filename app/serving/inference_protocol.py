@@ -252,15 +252,18 @@ def _tensor(sent: dict[str, Any], space: LeafSpace, pointer: str) -> Array:
         data = flat.reshape(shape).tolist()
     if len(data) != batch:
         raise Problem(422, f"must hold {prod(shape)} numbers, or {batch} nested lists", f"{pointer}/data")
+    if datatype == "BOOL":
+        data = _without_bools(data, len(space.shape) + 1)
     try:
-        return ObservationReader(space).batch(_without_bools(data) if datatype == "BOOL" else data, f"{pointer}/data")[0]
+        return ObservationReader(space).batch(data, f"{pointer}/data")[0]
     except PartRefused as refused:
         raise Problem(422, refused.detail, refused.pointer) from refused
 
 
-def _without_bools(data: Any) -> Any:
-    if isinstance(data, list):
-        return [_without_bools(item) for item in data]
+def _without_bools(data: Any, depth: int) -> Any:
+    """Nested lists, so deep as the tensor, with 0 and 1 for false and true; what is deeper is left to be refused."""
+    if depth and isinstance(data, list):
+        return [_without_bools(item, depth - 1) for item in data]
     return int(data) if isinstance(data, bool) else data
 
 

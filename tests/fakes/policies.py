@@ -67,7 +67,13 @@ def doubles() -> Serving:
     return _cast({**BOX, "dtype": "float64"}, TensorProto.DOUBLE)
 
 
-def _cast(observation: Any, kind: int) -> Serving:
+def switches() -> Serving:
+    """Action 0, for four switches."""
+    space = {"type": "Box", "shape": [4], "dtype": "bool", "low": 0, "high": 1}
+    return _cast(space, TensorProto.BOOL, golden={"observations": [[1, 0, 0, 1]]})
+
+
+def _cast(observation: Any, kind: int, **manifest: Any) -> Serving:
     """Action 0, for four numbers of another type."""
     nodes = [
         helper.make_node("Cast", ["observation"], ["numbers"], to=TensorProto.FLOAT),
@@ -76,7 +82,7 @@ def _cast(observation: Any, kind: int) -> Serving:
     ]
     outputs = [tensor("action", TensorProto.INT64), tensor("action_dist_inputs", TensorProto.FLOAT, 2)]
     made = model([tensor("observation", kind, 4)], outputs, nodes, {"weights": np.zeros((4, 2), np.float32)})
-    return serving(observation, {"type": "Discrete", "n": 2, "start": 0}, made)
+    return serving(observation, {"type": "Discrete", "n": 2, "start": 0}, made, **manifest)
 
 
 def nested() -> Serving:
@@ -223,7 +229,7 @@ def always(action: int) -> bytes:
 def serving(observation: Any, action: Any, onnx_model: bytes, **manifest: Any) -> Serving:
     example = {"position": [0.5, 0.0], "held": 1} if observation is NESTED else [0.1, 0.2, 0.3, 0.4]
     described = {"observationSpace": observation, "actionSpace": action, "environment": {"id": "Test-v0", "config": {}}, **manifest}
-    return Serving(Policy(Bundle("sha256:test", {**described, "golden": {"observations": [example]}}, onnx_model)), 3)
+    return Serving(Policy(Bundle("sha256:test", {"golden": {"observations": [example]}, **described}, onnx_model)), 3)
 
 
 class Desk:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from fakes.policies import Desk, doubles, nested, plain, recurrent
+from fakes.policies import Desk, doubles, nested, plain, recurrent, switches
 
 from app.serving.asgi import PolicyApp
 
@@ -50,6 +50,7 @@ VALUES = {
     "an empty list": "[]",
     "an empty object": "{}",
     "nested lists": "[" * 60 + "]" * 60,
+    "lists deeper than Python goes": "[" * 600 + "]" * 600,
     "a list of lists": "[[[]]]",
     "a list of nulls": "[null, null, null, null]",
     "a list of objects": "[{}, {}, {}, {}]",
@@ -78,6 +79,8 @@ PLACES = {
     "to the protocol": '{{"inputs": {value}}}',
     "as a tensor": '{{"inputs": [{value}]}}',
     "as the data": '{{"inputs": [{{"name": "observation", "datatype": "FP32", "shape": [1, 4], "data": {value}}}]}}',
+    "as data of bools": '{{"inputs": [{{"name": "observation", "datatype": "BOOL", "shape": [1, 4], "data": {value}}}]}}',
+    "in data of bools": '{{"inputs": [{{"name": "observation", "datatype": "BOOL", "shape": [1, 4], "data": [{value}]}}]}}',
     "as a shape": '{{"inputs": [{{"name": "observation", "datatype": "FP32", "shape": {value}, "data": [1, 2, 3, 4]}}]}}',
 }
 RAW = {
@@ -112,7 +115,7 @@ def bodies() -> Iterator[tuple[str, bytes]]:
     yield from RAW.items()
 
 
-@pytest.mark.parametrize("made", [plain, doubles, nested, recurrent])
+@pytest.mark.parametrize("made", [plain, doubles, switches, nested, recurrent])
 def test_hostile_bodies_are_refused_and_the_replica_goes_on(made: Any) -> None:
     assert len(list(bodies())) >= 200
     desk = Desk(made())
