@@ -17,26 +17,40 @@ from urllib.parse import urlsplit
 
 # A gateway that finds no replica, a server without a policy yet, a replica that went away: each may pass within seconds.
 PASSING_STATUSES = (502, 503, 504)
+# As those where what answers is not the policy's server: HAProxy says 500 for each of them (ray/serve/_private/haproxy.py), and an ingress
+# or HAProxy 404 for some seconds while KubeRay switches clusters.
+PASSING_STATUSES_OF_OTHERS = (500, 404)
+NOWHERE_RETRY_S = 1.0
+PROBLEM_JSON = "application/problem+json"
 
 
 class PolicyClientError(Exception):
-    """Base of all that a client raises about a server."""
+    """Base of all that a client raises about a server.
+
+    Attributes:
+        may_pass: whether the same try may succeed later.
+        retry_after_s: to wait before it, in seconds; None where nothing says so.
+    """
 
     may_pass = False
+    retry_after_s: float | None = None
 
 
 class RequestRefused(PolicyClientError):
-    """The server refuses this request and will refuse it again (3xx and 4xx).
+    """The server refuses this request and will refuse it again (3xx and 4xx); a 404 that is not the policy's was repeated in vain.
 
     Args:
         status: of the answer.
         detail: the server's sentence about it.
+        is_of_another: whether something else than the policy's server answered.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, is_of_another: bool = False) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
+        self.may_pass = is_of_another and status in PASSING_STATUSES_OF_OTHERS
+        self.retry_after_s = NOWHERE_RETRY_S if self.may_pass else None
 
 
 class ObservationRefused(RequestRefused):
@@ -53,17 +67,18 @@ class ObservationRefused(RequestRefused):
 
 
 class Unavailable(PolicyClientError):
-    """The server could not answer (5xx); 502, 503 and 504 were repeated in vain.
+    """The server could not answer (5xx); 502, 503 and 504 were repeated in vain, and a 500 that is not the policy's server's.
 
     Args:
         retry_after_s: what the server asks to wait before the next try, in seconds; None where it says nothing.
+        is_of_another: whether something else than the policy's server answered.
     """
 
-    def __init__(self, status: int, detail: str, retry_after_s: float | None) -> None:
+    def __init__(self, status: int, detail: str, retry_after_s: float | None, *, is_of_another: bool = False) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.retry_after_s = retry_after_s
-        self.may_pass = status in PASSING_STATUSES
+        self.may_pass = status in PASSING_STATUSES or (is_of_another and status in PASSING_STATUSES_OF_OTHERS)
 
 
 class Unreachable(PolicyClientError):
@@ -144,7 +159,7 @@ class Retries:
         """
         if not failure.may_pass or tried >= self.tries:
             return None
-        asked_s = failure.retry_after_s if isinstance(failure, Unavailable) else None
+        asked_s = failure.retry_after_s
         if asked_s is None:
             pause_s = min(self.first_pause_s * 2 ** (tried - 1), self.longest_pause_s) * (0.5 + chance / 2)
         else:
@@ -233,12 +248,13 @@ def content_of(status: int, headers: Mapping[str, str], content: bytes) -> dict[
         raise RequestRefused(status, f"the server sends elsewhere: {headers.get('location', 'it does not say where')}")
     problem = read or {}
     detail = str(problem.get("detail") or problem.get("title") or "the server says nothing more")
+    is_of_another = not headers.get("content-type", "").startswith(PROBLEM_JSON)
     if status >= 500:
-        raise Unavailable(status, detail, _seconds(headers.get("retry-after")))
+        raise Unavailable(status, detail, _seconds(headers.get("retry-after")), is_of_another=is_of_another)
     if "detail" in problem:
         pointer = problem.get("pointer")
         raise ObservationRefused(status, detail, None if pointer is None else str(pointer))
-    raise RequestRefused(status, detail)
+    raise RequestRefused(status, detail, is_of_another=is_of_another)
 
 
 def answer_of(content: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:

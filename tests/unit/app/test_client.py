@@ -25,6 +25,7 @@ from app.client_wire import Answer, BatchAnswer, plain
 ROOT = Path(__file__).parents[3]
 OBSERVATION = [0.1, 0.2, 0.3, 0.4]
 QUICK = Retries(tries=3, first_pause_s=0.001, longest_pause_s=0.01)
+PROBLEM_JSON = {"content-type": "application/problem+json"}
 PROBLEM = {"type": "about:blank", "title": "Observation refused", "status": 422, "detail": "must be a number", "pointer": "/observation/2"}
 
 # Does something with a client of a URL and gives what its calls gave.
@@ -146,7 +147,7 @@ def test_a_refused_observation_is_told_by_its_place_and_not_sent_again(play: Pla
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(404, b"Path not found"),
+        Reply(404, {"title": "No such path"}, PROBLEM_JSON),
         Reply(429, b"slow down", {"retry-after": "0"}),
         Reply(308, b"", {"location": "https://elsewhere/"}),
         Reply(200, {"tables": 3}),
@@ -166,11 +167,13 @@ def test_what_is_no_policy_is_told_and_not_asked_again(play: Play, reply: Reply)
         Reply(502, b"bad gateway"),
         Reply(503, {"detail": "no policy has been approved yet"}, {"retry-after": "0"}),
         Reply(504, b""),
+        Reply(500, b"Internal Server Error", {"content-type": "text/plain"}),
+        Reply(404, b"404 page not found", {"content-type": "text/plain"}),
         Reply(cut=True),
         Reply(wait_s=0.4),
         Reply(200, b'{"action": '),
     ],
-    ids=["502", "503", "504", "cut", "slow", "cut without a length"],
+    ids=["502", "503", "504", "500 of HAProxy", "404 of an ingress", "cut", "slow", "cut without a length"],
 )
 def test_what_passes_is_asked_again_and_the_same(play: Play, failing: Reply) -> None:
     with policy_server(failing, failing, Reply()) as server:
@@ -187,7 +190,7 @@ def test_a_server_that_stays_without_a_policy_is_unavailable(play: Play) -> None
 
 
 def test_a_fault_of_the_server_is_not_asked_again(play: Play) -> None:
-    with policy_server(Reply(500, b"oops")) as server, pytest.raises(Unavailable, match="500"):
+    with policy_server(Reply(500, {"detail": "the policy could not act"}, PROBLEM_JSON)) as server, pytest.raises(Unavailable, match="500"):
         play(server.url, act())
     assert len(server.asked) == 1
 
@@ -220,6 +223,11 @@ def test_what_a_server_asks_to_wait_is_waited_up_to_the_cap() -> None:
     assert retries.pause_s(1, Unavailable(503, "", 2.0), 0, 0.0) == 2.0
     assert retries.pause_s(1, Unavailable(503, "", 3600.0), 0, 0.0) == 5.0
     assert retries.pause_s(1, Unavailable(503, "", 3.0), 98, 0.0) is None
+
+
+def test_a_path_that_nobody_knows_is_asked_for_again_for_some_seconds() -> None:
+    pauses = [Retries().pause_s(tried, RequestRefused(404, "", is_of_another=True), 0, 0.0) for tried in range(1, 6)]
+    assert pauses == [1.0, 1.0, 1.0, 1.0, None]
 
 
 def test_connections_are_kept(play: Play) -> None:
@@ -292,7 +300,7 @@ def test_several_episodes_run_beside_one_another_over_the_same_connections() -> 
 
 def test_what_a_server_does_not_take_of_a_return_does_not_end_the_play(capsys: pytest.CaptureFixture[str]) -> None:
     taken = [Reply(content={"action": [1, [0.5]]})] * 2
-    with policy_server(*taken, Reply(404, b"Path not found")) as server, PolicyClient(server.url) as client:
+    with policy_server(*taken, Reply(404, b"Path not found")) as server, PolicyClient(server.url, retries=QUICK) as client:
         assert script.played_episode(client, Nested(), None, quiet=True) == 2.0
     assert capsys.readouterr().err == "the return was not reported: 404: the server says nothing more\n"
 
