@@ -51,6 +51,8 @@ HAPROXY_ENVIRONMENT = {
     # opens and resets one, which halves the throughput, and uvicorn holds what belonged to it for 90 s. HAProxy asks for 2.5
     # descriptors a connection and does not start without them, so this is no more than any node allows a pod.
     "RAY_SERVE_HAPROXY_MAXCONN": "7000",
+    # A client that says nothing is given up after an hour otherwise. Connections that wait for their next request have 90 s of their own.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     # A line of log for each request, read by a Python process: the replicas count for themselves.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.door:middlewares",

@@ -21,7 +21,7 @@ from fakes.world import document
 from app import evaluate, objects, prune, report, storage, submit, train
 from app.environments import Environment
 from app.errors import InputError
-from app.serving import asgi, replica
+from app.serving import asgi, local_serve, replica
 from app.training import search, settings, standing, stop, tracking, warm
 from controller import names, observation, replica_report, resources, schema, words
 from controller.model import Against, FoundBy, Images, Owner, Problem, ReplicaRow, Replicas, Revision, SearchStatus, Settings, TrialStatus
@@ -575,3 +575,10 @@ def test_the_status_lies_where_the_controller_asks():
     wanted = spec()
     scope = {"path": f"{wanted.serving.route}/v1/status", "root_path": wanted.serving.route}
     assert asgi._path_below_route(scope) == "/v1/status"
+
+
+def test_a_policy_on_this_machine_is_served_as_in_a_cluster():
+    rendered = {**resources.SERVE_ENVIRONMENT, **resources.HAPROXY_ENVIRONMENT}
+    assert int(rendered.pop("RAY_SERVE_HAPROXY_MAXCONN")) == local_serve.MOST_CONNECTIONS
+    assert rendered.items() <= local_serve.FAST_PATH.items()
+    assert rendered["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "60"
