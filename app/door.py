@@ -67,11 +67,15 @@ class Door:
         await answer(scope, receive, send_with_id)
 
     def _request_id(self, scope: Scope) -> bytes:
-        """The id that the request came with, or a new one."""
+        """The id that the request came with, or a new one, which is the first in its headers then."""
         for name, value in scope["headers"]:
-            if name == b"x-request-id" and 0 < len(value) <= LONGEST_REQUEST_ID:
-                return bytes(value)
-        return f"{self._process}-{next(self._ids):x}".encode()
+            if name == b"x-request-id":
+                if 0 < len(value) <= LONGEST_REQUEST_ID:
+                    return bytes(value)
+                break
+        made = f"{self._process}-{next(self._ids):x}".encode()
+        scope["headers"] = [(b"x-request-id", made), *scope["headers"]]
+        return made
 
 
 def _as_serve_is_to_take_it(scope: Scope) -> Scope:

@@ -145,7 +145,7 @@ class PolicyApp:
         desk.meter.seconds.add(seconds)
         await _send(send, status, content, headers)
         if desk.manners.writes_access_log:
-            log.info("access", extra={"method": scope["method"], "status": status, "seconds": round(seconds, 6), "bytes": len(content)})
+            log.info("access", extra=_access(scope, status, headers) | {"seconds": round(seconds, 6), "bytes": len(content)})
 
     def _decided(self, scope: Scope, body: bytes, answer: Answering, is_free: bool) -> Answer:
         """The answer of the policy that serves, or of the one that a rollout chooses."""
@@ -247,6 +247,13 @@ class PolicyApp:
 def _problem(problem: Problem, serving: Serving | None) -> Answer:
     policy_headers = [] if serving is None else serving.headers
     return problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
+
+
+def _access(scope: Scope, status: int, headers: Headers) -> dict[str, Any]:
+    """What the access log says of a request and of the headers of its answer."""
+    request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    digest = dict(headers).get(b"x-policy-digest", b"")
+    return {"method": scope["method"], "status": status, "request_id": request_id.decode(errors="replace"), "digest": digest.decode()}
 
 
 def _not_allowed(*allowed: str) -> Problem:

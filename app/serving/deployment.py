@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from app.door import doorway
-from app.serving.asgi import PolicyApp
+from app.serving.asgi import PolicyApp, log
 from app.serving.meter import Publisher
 from app.serving.problem import OVERLOAD_RETRY_S
 from app.serving.replica import PolicyHolder
@@ -122,6 +122,9 @@ class ServePPOModel:
             holder = self._holder
             digest = None if holder.serving is None else holder.serving.policy.digest
             publisher.publish(holder.meter, digest, [] if holder.trial is None else trial_samples(holder.trial))
+            # Serve keeps up to a thousand lines back, where it is optimised for throughput.
+            for handler in log.handlers:
+                handler.flush()
 
     async def _from_all(self, method: str) -> list[dict[str, Any]] | None:
         """What a method gives on every running replica that gives something; None when one does not answer within `STATUS_TIMEOUT_S`."""

@@ -10,6 +10,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -273,6 +274,33 @@ def test_no_header_makes_serve_fail(server: Server, path: bytes, header: bytes) 
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(head + body)
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_access_log_has_a_line_for_a_request_within_seconds(server: Server) -> None:
+    server.follow(serving=server.policy, accessLog=True)
+    server.wait(200)
+    deadline = time.monotonic() + 30
+    while True:
+        answer = requests.post(server.url, json=BODY, headers={"x-request-id": "a-line-of-the-log"}, timeout=10)
+        lines = [line for line in replicas_log() if line.get("request_id") == "a-line-of-the-log"]
+        if lines:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert {name: lines[0][name] for name in ("message", "method", "status", "digest", "bytes")} == {
+        "message": "access",
+        "method": "POST",
+        "status": 200,
+        "digest": server.policy["digest"],
+        "bytes": len(answer.content),
+    }
+
+
+def replicas_log() -> Iterator[dict[str, Any]]:
+    """The lines of the replicas' logs of every server on this machine that is not gone."""
+    for base in {tempfile.gettempdir(), "/tmp"}:
+        for path in Path(base).glob("pm-*/session_latest/logs/serve/replica_*.log"):
+            yield from (json.loads(line) for line in path.read_text().splitlines() if line.startswith("{"))
 
 
 def replicas_memory_mib() -> float:

@@ -72,6 +72,20 @@ def test_a_recurrent_policy_goes_on_from_the_state_that_it_gave() -> None:
     assert both.json() == {"actions": [0, 1], "states": [{"count": [1.0]}, {"count": [2.0]}]}
 
 
+def test_a_line_of_the_access_log_names_the_request_and_the_policy(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ray.serve")
+
+    def ask(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
+        return client.post("/route", json={"observation": SEEN}, headers={"x-request-id": "mine"})
+
+    answers(Desk(plain()), ask)
+    (answer,) = answers(Desk(plain(), writes_access_log=True), ask)
+    (line,) = caplog.records
+    told = {name: getattr(line, name) for name in ("method", "status", "request_id", "digest", "bytes")}
+    assert told == {"method": "POST", "status": 200, "request_id": "mine", "digest": "sha256:test", "bytes": len(answer.content)}
+    assert line.seconds > 0
+
+
 def test_a_nested_observation_is_read_by_its_names() -> None:
     fine, missing, wrong = posted(
         nested(),

@@ -84,6 +84,17 @@ def test_a_request_id_is_given_back_or_made() -> None:
     assert given([(b"x-request-id", b"x" * 1000)]) != b"x" * 1000
 
 
+def test_what_answers_at_the_door_reads_the_request_id_that_is_given_back() -> None:
+    def read_and_given(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+        scope = {**SCOPE, "headers": headers}
+        _, (start, _) = who_answers(scope)
+        return next(value for name, value in scope["headers"] if name == b"x-request-id"), dict(start["headers"])[b"x-request-id"]
+
+    for sent in ([b"mine"], [], [b"x" * 1000], [b"x" * 1000, b"mine"]):
+        read, given = read_and_given([(b"x-request-id", each) for each in sent])
+        assert read == given
+
+
 def handed_on(change: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers that Serve sees of a request that is handed on."""
     seen: list[tuple[bytes, bytes]] = []
