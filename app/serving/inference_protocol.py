@@ -63,7 +63,7 @@ def told(path: str, model: "Model | None") -> bytes:
     if path == "/v2/health/ready":
         return b'{"ready":true}'
     model.check(path)
-    return b'{"ready":true}' if path.endswith("/ready") else orjson.dumps(model.metadata())
+    return orjson.dumps({"name": model.name, "ready": True} if path.endswith("/ready") else model.metadata())
 
 
 def error(problem: Problem, serving: Serving | None) -> tuple[int, bytes, Headers]:
@@ -74,11 +74,15 @@ def error(problem: Problem, serving: Serving | None) -> tuple[int, bytes, Header
 
 
 class Model:
-    """One policy as a model of the protocol."""
+    """One policy as a model of the protocol.
+
+    Attributes:
+        name: of the model.
+    """
 
     def __init__(self, name: str, serving: Serving) -> None:
         policy = serving.policy
-        self._name = name
+        self.name = name
         self._version = str(serving.revision) if serving.revision is not None else policy.digest
         self._serving = serving
         self._observed = _tensors("observation", policy.observation_space)
@@ -94,13 +98,13 @@ class Model:
             Problem: 404.
         """
         named = INFER.fullmatch(path) or MODEL.fullmatch(path)
-        if named is None or named["name"] != self._name or named["version"] not in (None, self._version):
-            raise Problem(404, f"the model here is {self._name}, version {self._version}")
+        if named is None or named["name"] != self.name or named["version"] not in (None, self._version):
+            raise Problem(404, f"the model here is {self.name}, version {self._version}")
 
     def metadata(self) -> dict[str, Any]:
         """What the protocol tells of a model."""
         return {
-            "name": self._name,
+            "name": self.name,
             "versions": [self._version],
             "platform": "onnx_onnxv1",
             "inputs": [_tensor_metadata(name, space) for name, space in {**self._observed, **self._states}.items()],
@@ -116,7 +120,7 @@ class Model:
         question = self._question(content)
         decision = self._serving.decided(question, meter, rejects_out_of_bounds=rejects_out_of_bounds, pointer="/inputs", witness=witness)
         found = dict(zip(self._outputs, (*decision.actions, *decision.state), strict=True))
-        answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
+        answer: dict[str, Any] = {"model_name": self.name, "model_version": self._version}
         if isinstance(content.get("id"), str):
             answer["id"] = _encodable(content["id"])
         if witness is not None:
@@ -185,13 +189,13 @@ def openapi_paths(below: str, name: str, answer_headers: dict[str, Any]) -> dict
     given = _members({"model_name": {"type": "string"}, "model_version": {"type": "string"}, "outputs": {"type": "array", "items": sent}})
     # Its `decision_id` is there while a candidate is tried or decisions are logged.
     given["properties"]["parameters"] = {"type": "object", "properties": {"decision_id": {"type": "string"}}}
-    ready, named = _members({"ready": {"type": "boolean"}}), f"/v2/models/{name}"
+    ready, named = {"ready": {"type": "boolean"}}, f"/v2/models/{name}"
     told = {
         "/v2": ("Server metadata", _members({"name": {"type": "string"}, "version": {"type": "string"}, "extensions": texts}), (405,)),
         "/v2/health/live": ("Whether the server lives", _members({"live": {"type": "boolean"}}), (405,)),
-        "/v2/health/ready": ("Whether the model is ready", ready, (405, 503)),
+        "/v2/health/ready": ("Whether the model is ready", _members(ready), (405, 503)),
         named: ("Model metadata", _members(model), (405, 503)),
-        f"{named}/ready": ("Whether the model is ready", ready, (405, 503)),
+        f"{named}/ready": ("Whether the model is ready", _members({"name": {"type": "string"}, **ready}), (405, 503)),
     }
     paths: dict[str, Any] = {
         below + path: {"get": {"summary": summary, "responses": {"200": _content(summary, schema), **_errors(*problems)}}}

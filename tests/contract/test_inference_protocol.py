@@ -1,4 +1,4 @@
-"""A public client of the Open Inference Protocol speaks with the server, over HTTP."""
+"""A public client of the Open Inference Protocol speaks with the server, over HTTP; its answers have the forms that the protocol names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
+import requests
 import tritonclient.http as triton
 import uvicorn
 from fakes.policies import Desk, nested, plain, recurrent
@@ -81,3 +83,60 @@ def test_the_client_is_told_what_is_wrong() -> None:
     with served(Desk(None)) as url, triton.InferenceServerClient(url) as client:
         assert client.is_server_live()
         assert not client.is_server_ready()
+
+
+def an_object(**members: Any) -> dict[str, Any]:
+    """Members in brackets may be left out."""
+    required = [name for name, form in members.items() if not isinstance(form, tuple)]
+    forms = {name: form[0] if isinstance(form, tuple) else form for name, form in members.items()}
+    return {"type": "object", "properties": forms, "required": required, "additionalProperties": False}
+
+
+def a_list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+# The payloads that the protocol names, without what it leaves to servers; `data` may be nested.
+# https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+STRING, BOOL, INTEGER, PARAMETERS = {"type": "string"}, {"type": "boolean"}, {"type": "integer"}, {"type": "object"}
+METADATA_TENSOR = an_object(name=STRING, datatype=STRING, shape=a_list(INTEGER))
+DATA = a_list({"type": ["number", "string", "boolean", "array"]})
+OUTPUT = an_object(name=STRING, shape=a_list(INTEGER), datatype=STRING, parameters=(PARAMETERS,), data=DATA)
+LIVE_SERVER = an_object(live=BOOL)
+METADATA_SERVER = an_object(name=STRING, version=STRING, extensions=a_list(STRING))
+READY_MODEL = an_object(name=STRING, ready=BOOL)
+METADATA_MODEL = an_object(
+    name=STRING, versions=(a_list(STRING),), platform=STRING, inputs=a_list(METADATA_TENSOR), outputs=a_list(METADATA_TENSOR)
+)
+INFERENCE = an_object(model_name=STRING, model_version=(STRING,), id=(STRING,), parameters=(PARAMETERS,), outputs=a_list(OUTPUT))
+ERROR = an_object(error=STRING)
+
+
+@pytest.mark.parametrize("made", [plain, nested, recurrent])
+def test_every_answer_has_the_form_that_the_protocol_names(made: Any) -> None:
+    inputs = {
+        "observation": {"name": "observation", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]},
+        "observation/0": {"name": "observation/0", "datatype": "INT64", "shape": [1], "data": [2]},
+        "observation/1": {"name": "observation/1", "datatype": "FP32", "shape": [1, 2], "data": [[0, 0]]},
+    }
+    with served(Desk(made())) as url:
+
+        def told(path: str, status: int, form: dict[str, Any]) -> Any:
+            answer = requests.get(f"http://{url}/v2{path}", timeout=10)
+            assert answer.status_code == status
+            jsonschema.validate(answer.json(), form)
+            return answer.json()
+
+        told("", 200, METADATA_SERVER)
+        told("/health/live", 200, LIVE_SERVER)
+        for model in ("/models/cartpole", "/models/cartpole/versions/3"):
+            metadata = told(model, 200, METADATA_MODEL)
+            assert told(f"{model}/ready", 200, READY_MODEL) == {"name": metadata["name"], "ready": True}
+        told("/models/other", 404, ERROR)
+        told("/models/other/ready", 404, ERROR)
+        sent = [inputs[each["name"]] for each in metadata["inputs"] if each["name"] in inputs]
+        for status, body, form in ((200, {"id": "42", "inputs": sent}, INFERENCE), (400, {"inputs": []}, ERROR)):
+            answer = requests.post(f"http://{url}/v2/models/cartpole/infer", json=body, timeout=10)
+            assert answer.status_code == status
+            jsonschema.validate(answer.json(), form)
+            assert answer.json().get("id") == body.get("id")

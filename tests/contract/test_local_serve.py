@@ -124,7 +124,7 @@ def test_the_policys_post_is_answered_at_the_door_and_the_rest_by_serve(server: 
     assert not FROM_THE_DOOR.fullmatch(by_serve.headers["x-request-id"])
     row = requests.get(f"{server.url}/v1/status", timeout=10).json()["replicas"][0]
     assert row["requests"] >= 2
-    assert requests.get(f"{server.url}/v2/models/cartpole/ready", timeout=10).json() == {"ready": True}
+    assert requests.get(f"{server.url}/v2/models/cartpole/ready", timeout=10).json() == {"name": "cartpole", "ready": True}
 
 
 def test_a_policy_is_replaced_without_a_failed_request(server: Server) -> None:
