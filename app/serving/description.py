@@ -170,9 +170,14 @@ class Description:
         return {"type": "object", "properties": members, "required": ["observation"], "additionalProperties": False}
 
     def _batch(self) -> Schema:
-        # Lists beside the observations are as long as they: JSON Schema cannot say so, so they are left to the description of the action.
-        several = {"type": "array", "items": self._observation, "minItems": 1, "maxItems": OBSERVATIONS}
-        members = {"observations": several, **_EXPLORING}
+        members: dict[str, Schema] = {"observations": _several(self._observation), **_EXPLORING}
+        # Lists beside the observations are as long as they: JSON Schema cannot say so.
+        each = {"description": "One for each observation."}
+        if self._state is not None:
+            members["states"] = _several({"anyOf": [self._state, {"type": "null"}]}) | each
+        mask = _mask(self._serving.policy.action_space)
+        if mask is not None:
+            members["action_masks"] = _several(mask) | each
         return {"type": "object", "properties": members, "required": ["observations"], "additionalProperties": False}
 
     def _answer(self) -> dict[str, Any]:
@@ -216,6 +221,10 @@ def _units(manifest: dict[str, Any], role: str) -> Schema:
     """What a schema says of units: `x-units`, by JSON pointer (see `app.units`), where the environment tells any."""
     units = manifest.get("units", {}).get(role)
     return {"x-units": units} if units else {}
+
+
+def _several(one: Schema) -> Schema:
+    return {"type": "array", "items": one, "minItems": 1, "maxItems": OBSERVATIONS}
 
 
 def _mask(space: Space) -> Schema | None:
@@ -283,7 +292,7 @@ _REWARDS = {
                 }
             },
         },
-        **_problems(400, 405, 408, 413, 422),
+        **_problems(400, 405, 408, 413, 422, 503),
     },
 }
 _PAGE = """<!doctype html>

@@ -208,6 +208,30 @@ def test_the_openapi_document_is_of_the_route_and_the_page_shows_the_policy() ->
     assert "http" not in page.text.replace("http://HOST", ""), "nothing is loaded from elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("served", "body"),
+    [
+        (plain(), {"observations": [SEEN, SEEN], "action_masks": [[1, 0], [1, 1]]}),
+        (recurrent(), {"observations": [SEEN, SEEN], "states": [None, {"count": [1.0]}]}),
+    ],
+    ids=["masks", "states"],
+)
+def test_the_openapi_document_takes_the_lists_beside_the_observations_that_the_server_takes(served: Serving, body: dict[str, Any]) -> None:
+    schema = got(served, "/openapi.json").json()["paths"]["/route"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.validate(body, schema)
+    assert posted(served, body)[0].status_code == 200
+
+
+def test_the_openapi_document_says_where_a_crowd_is_told_to_come_again() -> None:
+    paths = got(plain(), "/openapi.json").json()["paths"]
+    assert {path for path, each in paths.items() if "503" not in next(iter(each.values()))["responses"]} == {
+        "/route/v1/status",
+        "/route/healthz",
+        "/route/v2",
+        "/route/v2/health/live",
+    }
+
+
 def test_without_a_policy_there_is_nothing_to_describe_but_the_server_lives() -> None:
     for path in ("/v1/spec", "/openapi.json", "/docs", "/v2/health/ready", "/v2/models/cartpole", "/v2/models/cartpole/ready"):
         assert got(None, path).status_code == 503, path
