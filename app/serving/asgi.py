@@ -30,6 +30,8 @@ HTML = (b"content-type", b"text/html; charset=utf-8")
 Answer = tuple[int, bytes, Headers]
 # Answers a body by a policy, under the eyes of a witness where there is one.
 Answering = Callable[[Serving | None, bytes, Witness | None], Answer]
+# Tells a problem in the form of its path, in the name of a policy.
+Telling = Callable[[Problem, Serving | None], Answer]
 
 log = logging.getLogger("ray.serve")
 
@@ -116,7 +118,7 @@ class PolicyApp:
         receive: Receive,
         send: Send,
         answer: Answering,
-        error: Callable[[Problem, Serving | None], Answer],
+        error: Telling,
         *,
         is_free: bool = True,
     ) -> None:
@@ -132,9 +134,9 @@ class PolicyApp:
             body = await self._bodies.body(scope, receive)
             began = time.perf_counter()
             if len(body) < LARGE_BYTES:
-                status, content, headers = self._decided(scope, body, answer, is_free)
+                status, content, headers = self._decided(scope, body, answer, error, is_free)
             else:
-                decided = self._line.served(len(body), lambda: self._decided(scope, body, answer, is_free))
+                decided = self._line.served(len(body), lambda: self._decided(scope, body, answer, error, is_free))
                 status, content, headers = await decided
         except Problem as problem:
             if problem.status == 500:
@@ -147,15 +149,15 @@ class PolicyApp:
         if desk.manners.writes_access_log:
             log.info("access", extra=_access(scope, status, headers) | {"seconds": round(seconds, 6), "bytes": len(content)})
 
-    def _decided(self, scope: Scope, body: bytes, answer: Answering, is_free: bool) -> Answer:
+    def _decided(self, scope: Scope, body: bytes, answer: Answering, error: Telling, is_free: bool) -> Answer:
         """The answer of the policy that serves, or of the one that a rollout chooses."""
         rollout = self._desk.rollout
         if rollout is None or not is_free:
             return answer(self._desk.serving, body, None)
-        return self._rolled_out(rollout, scope, body, answer)
+        return self._rolled_out(rollout, scope, body, answer, error)
 
-    def _rolled_out(self, rollout: Rollout, scope: Scope, body: bytes, answer: Answering) -> Answer:
-        """The answer of the policy that a rollout chooses, or of the serving one where that fails.
+    def _rolled_out(self, rollout: Rollout, scope: Scope, body: bytes, answer: Answering, error: Telling) -> Answer:
+        """The answer of the policy that a rollout chooses, its refusals too, or of the serving one where that fails.
 
         Raises:
             Problem: see `Serving.answer`.
@@ -168,7 +170,7 @@ class PolicyApp:
                 return answer(serving, body, rollout.witness(chosen, serving))
             except Problem as problem:
                 if problem.status != 500:
-                    raise
+                    return error(problem, serving)
                 rollout.tell_failure(serving, problem)
                 if rollout.has_set_aside and not was_set_aside:
                     self._turnstile.leave_out(time.thread_time() - began)
@@ -199,7 +201,8 @@ class PolicyApp:
             status, body, headers = _problem(problem, self._desk.serving)
         else:
             digest = self._desk.rewarded(report, pin_of(scope["headers"]).decode("latin-1"))
-            status, body, headers = 200, orjson.dumps({"counted": digest is not None, "digest": digest}), [JSON]
+            content = orjson.dumps({"counted": digest is not None, "digest": digest})
+            status, body, headers = 200, content, [JSON, *_policy_headers(self._desk.serving)]
         await _send(send, status, body, headers)
 
     async def _tell(self, path: str, scope: Scope, send: Send) -> None:
@@ -227,26 +230,30 @@ class PolicyApp:
             raise _not_allowed("POST")
         if scope["method"] not in ("GET", "HEAD"):
             raise _not_allowed("GET", "HEAD")
+        named = _policy_headers(serving)
         if path == "/healthz":
-            return 200, b'{"status":"ok"}', [JSON]
+            return 200, b'{"status":"ok"}', [JSON, *named]
         if path == "/v1/status":
-            return 200, orjson.dumps(await self._status()), [JSON]
+            return 200, orjson.dumps(await self._status()), [JSON, *named]
         if inference_protocol.is_path(path):
             model = None if serving is None else inference_protocol.Model(self._name, serving)
-            return 200, inference_protocol.told(path, model), [JSON]
+            return 200, inference_protocol.told(path, model), [JSON, *named]
         if serving is None:
             raise no_policy()
         manners = self._desk.manners
         described = description.Description(self._name, manners.route, serving, is_strict=manners.rejects_out_of_bounds)
         if path == "/docs":
-            return 200, described.page(), [HTML, *serving.headers]
+            return 200, described.page(), [HTML, *named]
         content = described.spec() if path == "/v1/spec" else described.openapi()
-        return 200, orjson.dumps(content), [JSON, *serving.headers]
+        return 200, orjson.dumps(content), [JSON, *named]
+
+
+def _policy_headers(serving: Serving | None) -> Headers:
+    return [] if serving is None else serving.headers
 
 
 def _problem(problem: Problem, serving: Serving | None) -> Answer:
-    policy_headers = [] if serving is None else serving.headers
-    return problem.status, problem.body(), [PROBLEM_JSON, *policy_headers, *problem.headers]
+    return problem.status, problem.body(), [PROBLEM_JSON, *_policy_headers(serving), *problem.headers]
 
 
 def _access(scope: Scope, status: int, headers: Headers) -> dict[str, Any]:

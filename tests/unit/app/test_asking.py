@@ -232,6 +232,13 @@ def test_the_openapi_document_says_where_a_crowd_is_told_to_come_again() -> None
     }
 
 
+@pytest.mark.parametrize("path", [*description.PATHS, "", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/cartpole", "/nothing"])
+def test_every_answer_names_the_policy(path: str) -> None:
+    reward = {"session": "a", "step": 1, "return": 1, "done": True}
+    for answer in (got(plain(), path), *posted(plain(), reward, path=path), *posted(plain(), [], path=path)):
+        assert (answer.headers["x-policy-digest"], answer.headers["x-policy-revision"]) == ("sha256:test", "3")
+
+
 def test_without_a_policy_there_is_nothing_to_describe_but_the_server_lives() -> None:
     for path in ("/v1/spec", "/openapi.json", "/docs", "/v2/health/ready", "/v2/models/cartpole", "/v2/models/cartpole/ready"):
         assert got(None, path).status_code == 503, path

@@ -237,6 +237,20 @@ def test_a_promoted_candidate_is_taken_in_hand_and_the_old_policy_answers_its_pi
     with_replica(storage, play)
 
 
+def test_a_refusal_names_the_policy_that_refused(storage: Storage, old: str, new: str) -> None:
+    async def play(replica: Replica) -> None:
+        await replica.told(old, new, weight=100)
+        for path in ("", "/v2/models/cartpole/infer"):
+            for pin in ("", old):
+                refused = await replica.asked([1.0], path=path, pin=pin)
+                assert refused.status_code in (400, 422)
+                assert refused.headers["x-policy-digest"] == (pin or new)
+        await replica.told(new)
+        assert (await replica.asked([1.0], pin=old)).headers["x-policy-digest"] == old
+
+    with_replica(storage, play)
+
+
 def test_several_policies_may_be_leaving(storage: Storage, old: str, new: str) -> None:
     async def play(replica: Replica) -> None:
         third = published(storage, linear_model(np.ones((4, 2))))
