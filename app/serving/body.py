@@ -43,7 +43,8 @@ class BodyReader:
         """The request's body.
 
         Raises:
-            Problem: 408, the connection is then given up; 413, before more than the limit is read; 503, too many bodies are on their way.
+            Problem: 408, the connection is then given up; 413, before more than the limit is read; 499, the client is gone; 503, too many
+                bodies are on their way.
         """
         for name, value in scope["headers"]:
             if name == b"content-length":
@@ -70,7 +71,7 @@ class BodyReader:
             self._cut_off.discard(task)
 
     async def _received(self, receive: Receive) -> bytes:
-        message = await receive()
+        message = await _part(receive)
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             body = await self._joined(body, receive)
@@ -86,7 +87,7 @@ class BodyReader:
         self._unfinished_bytes += size
         try:
             while is_unfinished and size <= self.limit_bytes:
-                message = await receive()
+                message = await _part(receive)
                 part, is_unfinished = message.get("body", b""), message.get("more_body", False)
                 parts.append(part)
                 size += len(part)
@@ -113,6 +114,13 @@ class BodyReader:
         # What is still on its way is not read, so the connection cannot be used again.
         advice = f"a body may have {self.limit_bytes} bytes; send the observations in several requests"
         return Problem(413, advice, headers=[(b"connection", b"close")])
+
+
+async def _part(receive: Receive) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Problem(499, "the client hung up before its body was whole")
+    return message
 
 
 def decoded(body: bytes) -> Any:

@@ -14,6 +14,7 @@ TITLES = {
     408: "Body too slow",
     413: "Body too large",
     422: "Observation refused",
+    499: "Client hung up",
     500: "The policy failed",
     503: "Not now",
 }

@@ -336,9 +336,11 @@ def test_a_body_in_parts_is_put_together() -> None:
         ([], [(b"content-length", b"-1")], 413),
         ([part(b"x"), None], [], 408),
         ([None], [], 408),
+        ([{"type": "http.disconnect"}], [], 499),
+        ([part(b'{"observation": [1'), {"type": "http.disconnect"}], [], 499),
     ],
 )
-def test_a_body_too_large_or_too_slow_is_given_up(
+def test_a_body_too_large_or_too_slow_or_never_whole_is_given_up(
     messages: list[Any], headers: list[tuple[bytes, bytes]], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body, "BODY_S", 0.05)
@@ -346,7 +348,7 @@ def test_a_body_too_large_or_too_slow_is_given_up(
     with pytest.raises(Problem) as caught:
         read(messages, headers)
     assert caught.value.status == status
-    assert (b"connection", b"close") in caught.value.headers
+    assert ((b"connection", b"close") in caught.value.headers) == (status != 499)
 
 
 def test_a_request_that_is_cancelled_by_others_stays_cancelled() -> None:
