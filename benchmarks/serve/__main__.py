@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,8 +93,10 @@ def _run(arguments: argparse.Namespace) -> None:
         print("training the policy that is served ...", flush=True)
         world = trained_world(Path(folder), cache, any("tutorial" in target.name for target in chosen))
         rows, busy = _measured_rows(world, chosen, arguments)
-        _write(arguments.out, rows, BATCH_CONNECTIONS if BATCH_CONNECTIONS in arguments.connections else arguments.connections[0])
+        shown = BATCH_CONNECTIONS if BATCH_CONNECTIONS in arguments.connections else arguments.connections[0]
+        _write(arguments.out, rows, shown, {})  # whatever becomes of the rest
         costs = measured_costs(world, arguments.starts)
+        _write(arguments.out, rows, shown, costs)
     print("\n".join(["", table(rows), "", *_notes(chosen, versions, busy), *_cost_lines(costs), "", f"written: {arguments.out}"]))
 
 
@@ -152,9 +154,11 @@ def _started(world: World, chosen: Sequence[Target]) -> Iterator[dict[str, _Serv
         yield servers
 
 
-def _write(out: Path, rows: Sequence[Row], connections: int) -> None:
+def _write(out: Path, rows: Sequence[Row], connections: int, costs: Mapping[str, Sequence[Cost]]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rows": [row.as_json() for row in rows], "machine": _machine()}, indent=1) + "\n")
+    starts = {kind: [cost.as_json() for cost in each] for kind, each in costs.items() if each}
+    found = {"rows": [row.as_json() for row in rows], **({"costs": starts} if starts else {}), "machine": _machine()}
+    out.write_text(json.dumps(found, indent=1) + "\n")
     out.with_suffix(".svg").write_text(plot(rows, connections))
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.serve.processes import Launch, NotStarted, is_answered, members, running, stat_fields, wait_for_answer
@@ -27,6 +27,10 @@ class Cost:
     command_s: float
     process_s: float
     rss_mib: float
+
+    def as_json(self) -> dict[str, float]:
+        """As the JSON file holds it."""
+        return {name: round(figure, 3) for name, figure in asdict(self).items()}
 
 
 def measured_costs(world: World, starts: int) -> dict[str, list[Cost]]:

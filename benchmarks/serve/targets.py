@@ -22,6 +22,7 @@ REPLICA_PORTS = 31000
 
 OWN_ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
+    "PYTHONDONTWRITEBYTECODE": "",  # else our modules are compiled at each start, and those that pip has installed are not
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # as in what we render; Ray's default of 15 lets the generator take the cores from the workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,9 @@ from fakes.policy_server import Reply, policy_server
 from benchmarks.serve.__main__ import _write, main
 from benchmarks.serve.load import Cell, Request, is_whole, measured_load
 from benchmarks.serve.processes import Launch, NotStarted, awake, free_range, members, running, stat_fields, wait_for_answer
+from benchmarks.serve.replicas import Cost
 from benchmarks.serve.report import Row, percentile, plot, ratio, table
-from benchmarks.serve.targets import TARGETS, own_body
+from benchmarks.serve.targets import OWN_ENVIRONMENT, TARGETS, own_body
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,14 @@ def test_the_table_compares_within_one_load_only() -> None:
 def test_the_file_has_the_agreed_form(tmp_path: Path) -> None:
     failed = row("tutorial", [3.0, 4.0])
     failed.failures = [0, 2]
-    _write(tmp_path / "new" / "serve.json", [row("ours", [1.0, 2.0]), failed], 8)
+    costs = {"bare": [Cost(9.0, 2.0, 175.0)], "ours": [Cost(9.12345, 2.25, 200.5)]}
+    _write(tmp_path / "new" / "serve.json", [row("ours", [1.0, 2.0]), failed], 8, costs)
     written = json.loads((tmp_path / "new" / "serve.json").read_text())
-    assert set(written) == {"rows", "machine"}
+    assert set(written) == {"rows", "costs", "machine"}
+    assert written["costs"] == {
+        "bare": [{"command_s": 9.0, "process_s": 2.0, "rss_mib": 175.0}],
+        "ours": [{"command_s": 9.123, "process_s": 2.25, "rss_mib": 200.5}],
+    }
     assert written["rows"][0] == {
         **{"target": "ours", "connections": 8, "batch": 1, "requests_per_s": [1.0, 2.0]},
         **{"p50_ms": [1.0, 1.0], "p99_ms": [2.0, 2.0]},
@@ -73,6 +80,14 @@ def test_the_file_has_the_agreed_form(tmp_path: Path) -> None:
     assert written["rows"][1]["failures"] == [0, 2]
     assert set(written["machine"]) == {"cores", "memory", "python", "ray", "onnxruntime", "date"}
     assert (tmp_path / "new" / "serve.svg").exists()
+    _write(tmp_path / "serve.json", [failed], 8, {"bare": [], "ours": []})
+    assert set(json.loads((tmp_path / "serve.json").read_text())) == {"rows", "machine"}
+
+
+def test_no_server_compiles_its_modules_at_each_start() -> None:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **OWN_ENVIRONMENT}
+    program = "import sys; sys.exit(sys.dont_write_bytecode)"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)
 
 
 def test_the_plot_has_a_bar_for_each_target_of_its_load() -> None:
