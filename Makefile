@@ -56,8 +56,9 @@ lint: $(VENV)  ## Style, types, import rules, charts
 bench: $(VENV)  ## Ratios measured side by side
 	@for benchmark in $(sort $(wildcard benchmarks/*.py)); do .venv/bin/python "$$benchmark"; done
 
-bench-serve: $(VENV)  ## Requests/s beside Ray's tutorial and others, in minutes (ARGS='--with bentoml,litserve,mlserver')
+bench-serve: $(VENV)  ## Requests/s beside Ray's tutorial and others, and in a rollout, in minutes (ARGS='--with bentoml,litserve,mlserver')
 	.venv/bin/python -m benchmarks.serve $(ARGS)
+	.venv/bin/python -m benchmarks.serve.rollout
 
 bench-train: $(VENV)  ## Training CartPole beside stock RLlib and Stable-Baselines3 (ARGS='--seeds 0-4' runs a part)
 	.venv/bin/python -m benchmarks.train $(ARGS)

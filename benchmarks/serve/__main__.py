@@ -6,10 +6,7 @@ turn it is not are stopped (SIGSTOP). What counts are the ratios; absolute figur
 
 import argparse
 import contextlib
-import datetime
 import json
-import os
-import platform
 import random
 import signal
 import statistics
@@ -21,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from benchmarks.serve.load import Cell, measured_load
-from benchmarks.serve.processes import Launch, NotStarted, awake, running, wait_for_answer
+from benchmarks.serve.processes import Launch, NotStarted, awake, machine, running, wait_for_answer
 from benchmarks.serve.replicas import Cost, measured_costs
 from benchmarks.serve.report import Row, plot, table
 from benchmarks.serve.targets import TARGETS, Target, World, installed_version, trained_world
@@ -157,21 +154,9 @@ def _started(world: World, chosen: Sequence[Target]) -> Iterator[dict[str, _Serv
 def _write(out: Path, rows: Sequence[Row], connections: int, costs: Mapping[str, Sequence[Cost]]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     starts = {kind: [cost.as_json() for cost in each] for kind, each in costs.items() if each}
-    found = {"rows": [row.as_json() for row in rows], **({"costs": starts} if starts else {}), "machine": _machine()}
+    found = {"rows": [row.as_json() for row in rows], **({"costs": starts} if starts else {}), "machine": machine()}
     out.write_text(json.dumps(found, indent=1) + "\n")
     out.with_suffix(".svg").write_text(plot(rows, connections))
-
-
-def _machine() -> dict[str, Any]:
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cores": os.cpu_count(),
-        "memory": f"{memory_bytes / 2**30:.1f} GiB",
-        "python": platform.python_version(),
-        "ray": version("ray"),
-        "onnxruntime": version("onnxruntime"),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
 
 
 def _notes(chosen: Sequence[Target], versions: dict[str, str], busy: dict[str, float]) -> list[str]:

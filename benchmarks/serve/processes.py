@@ -1,15 +1,19 @@
 """Starts what is measured, each in a session of its own, and ends all of it: whatever of a session is left is killed."""
 
 import contextlib
+import datetime
 import http.client
 import os
+import platform
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 END_S = 20.0
 POLL_S = 0.02
@@ -154,3 +158,16 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, and when."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": os.cpu_count(),
+        "memory": f"{memory_bytes / 2**30:.1f} GiB",
+        "python": platform.python_version(),
+        "ray": version("ray"),
+        "onnxruntime": version("onnxruntime"),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }

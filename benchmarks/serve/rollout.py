@@ -1,4 +1,4 @@
-"""What a rollout costs those who are answered meanwhile, on this machine: `python -m benchmarks.serve.rollout`.
+"""What a rollout costs those who are answered meanwhile, on this machine: the second part of `make bench-serve`.
 
 Servers with and without a candidate are up together and are measured in turn, in another order each round, so that what else the machine
 does meets them alike. What counts are the ratios to the server without one. Servers and generator share all cores. Both policies are
@@ -7,6 +7,7 @@ networks of two layers of 64.
 
 import argparse
 import contextlib
+import json
 import random
 import statistics
 import sys
@@ -23,7 +24,8 @@ from app.bundle import published_bundle
 from app.spaces import Array
 from app.storage import Storage, file_uri, open_storage
 from benchmarks.serve.load import Cell, Request, measured_load
-from benchmarks.serve.processes import running, wait_for_answer
+from benchmarks.serve.processes import machine, running, wait_for_answer
+from benchmarks.serve.report import Row
 from benchmarks.serve.targets import OBSERVATION, ROUTE, World, ours, own_body
 
 START_S = 180.0
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=20, metavar="N")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="of one measurement")
     parser.add_argument("--connections", type=int, default=8, metavar="N")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rollout.json"), metavar="FILE")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp", ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
         directory = Path(folder)
@@ -59,6 +62,12 @@ def main(argv: Sequence[str]) -> int:
         rates = statistics.median(cell.requests_per_s / other.requests_per_s for cell, other in pairs)
         tails = statistics.median(p99_s(cell) / p99_s(other) for cell, other in pairs)
         print(f"{name:>12}: {rate:6.0f}/s, p99 {tail * 1e3:5.2f} ms; {rates:.2f} and {tails:.2f} of that without")
+    rows = [Row(name, arguments.connections, 1) for name in cells]
+    for row in rows:
+        for cell in cells[row.target]:
+            row.add(cell)
+    arguments.out.write_text(json.dumps({"rows": [row.as_json() for row in rows], "machine": machine()}, indent=1) + "\n")
+    print(f"written: {arguments.out}")
     return 0
 
 
