@@ -62,7 +62,7 @@ def test_an_abort_brings_the_old_policy_back_at_once(cartpole: Namespace) -> Non
         time.sleep(1)
     print(json.dumps({"secondsToRollBack": round(seconds, 2)}))
     assert failures(played) == []
-    assert seconds < 10
+    assert seconds <= 3
     assert cartpole.condition("cartpole", "Degraded")["reason"] == "Aborted"
 
 
@@ -95,6 +95,7 @@ def test_ten_rollouts_in_a_row_and_an_abort_under_load(cartpole: Namespace) -> N
     print(json.dumps({"sessions": len(played), "requests": sum(len(episode.digests) for episode in played), "seconds": took}))
     assert failures(played) == []
     assert all(len(set(episode.digests)) == 1 for episode in played), "a session saw two policies"
+    assert max(seconds for way, seconds in took if way in ("Direct", "abort")) <= 3, "from the edit to every replica"
 
 
 SLOWLY = {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 30}, {"weight": 90, "seconds": 30}]}
@@ -121,7 +122,10 @@ def test_a_candidate_that_behaves_badly_is_rolled_back_and_nothing_fails(
 ) -> None:
     before = status(cartpole)["serving"]["digest"]
     with sessions(cartpole, 16, observe) as played:
-        digest = offer(cartpole, tmp_path, seed, model, SLOWLY)
+        # A budget that the slow inference is over on a fast machine, too.
+        digest = offer(
+            cartpole, tmp_path, seed, model, {**SLOWLY, "analysis": {"timeBudgetMilliseconds": 30}} if reason == "SetAside" else SLOWLY
+        )
         wait(lambda: status(cartpole).get("candidate", {}).get("digest") == digest, 240, "the candidate", every_s=0.1)
         began = time.time()
         ended = over(cartpole, "RolledBack", digest)
