@@ -22,6 +22,12 @@ from controller.spec import spec_of
 # Odd ones train badly, and the returns of 4 scatter so that the gate has to look more than once.
 SEEDS = st.sampled_from([0, 1, 2, 3, 4])
 UNTRIED_SEED = 10
+ROLLING_BACK: list[dict[str, Any]] = [
+    {},
+    {"strategy": "Canary", "steps": [{"weight": 10, "seconds": 10}, {"weight": 50, "seconds": 0}]},
+    {"strategy": "Canary", "steps": [{"weight": 5, "seconds": 0}, {"weight": 10, "seconds": 5}, {"weight": 90, "seconds": 5}]},
+    {"strategy": "Shadow", "steps": [{"seconds": 10}]},
+]
 CHANGES = st.fixed_dictionaries(
     {"training__seed": SEEDS},
     optional={
@@ -42,10 +48,8 @@ CHANGES = st.fixed_dictionaries(
         "rollout": st.sampled_from(
             [
                 {"progressDeadlineSeconds": 20},
-                {"strategy": "Canary", "steps": [{"weight": 10, "seconds": 10}, {"weight": 50, "seconds": 0}]},
-                {"strategy": "Canary", "steps": [{"weight": 5, "seconds": 0}, {"weight": 10, "seconds": 5}, {"weight": 90, "seconds": 5}]},
+                *ROLLING_BACK[1:],
                 {"strategy": "Canary", "steps": [{"weight": 30, "seconds": 20}], "onFail": "Hold", "progressDeadlineSeconds": 20},
-                {"strategy": "Shadow", "steps": [{"seconds": 10}]},
             ]
         ),
     },
@@ -59,6 +63,7 @@ class Planner(RuleBasedStateMachine):
         self.stale: Observed | None = None
         self.losses = 0
         self.lost_once: set[str] = set()
+        self.untried_seed = UNTRIED_SEED
 
     @initialize(changes=CHANGES)
     def begin(self, changes: dict[str, Any]) -> None:
@@ -197,6 +202,25 @@ class Planner(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(sorted(self.world.published)))
         (self.world.faulty if is_faulty else self.world.corrupt).add(self.world.digests(run)[-1])
 
+    @rule(rollout=st.sampled_from(ROLLING_BACK), looks=st.integers(0, 8), is_faulty=st.booleans())
+    @precondition(lambda self: self.world.status.get("serving"))
+    def a_candidate_turns_out_bad_on_its_way(self, rollout: dict[str, Any], looks: int, is_faulty: bool) -> None:
+        """Rollback is reached from every step."""
+        self.world.unreachable, self.world.free = False, None
+        self.untried_seed += 8
+        self.world.edit(training__seed=self.untried_seed, rollout=rollout)
+        self._look_on(30, until_candidate=True)
+        self._look_on(looks)
+        candidate = self.world.status.get("candidate")
+        if not candidate or candidate["weight"] == 100:
+            return
+        (self.world.faulty if is_faulty else self.world.corrupt).add(candidate["digest"])
+        self._look_on(30)
+        found = next(revision for revision in self.world.status["revisions"] if revision["digest"] == candidate["digest"])
+        assert "candidate" not in self.world.status, "it is still tried"
+        if is_faulty and candidate["step"]:
+            assert found["rollout"]["outcome"] == "RolledBack", found
+
     @rule(minutes=st.integers(1, 45))
     def time_passes(self, minutes: int) -> None:
         self.world.now += timedelta(minutes=minutes)
@@ -220,7 +244,12 @@ class Planner(RuleBasedStateMachine):
     def _get_on_with(self, **changes: Any) -> None:
         """The user asks for something and looks on for a while."""
         self.world.edit(**changes)
-        for _ in range(12):
+        self._look_on(12)
+
+    def _look_on(self, rounds: int, until_candidate: bool = False) -> None:
+        for _ in range(rounds):
+            if until_candidate and "candidate" in self.world.status:
+                return
             self.world.get_on()
 
     def _is_on_record(self) -> bool:
@@ -323,22 +352,9 @@ class Planner(RuleBasedStateMachine):
         again = self.losses + self.world.superseded + self.world.prunings
         assert len(trainings) - len(set(trainings)) <= again, "6: no retraining"
 
-    def _what_is_bad_goes_back(self) -> None:
-        """Rollback is reached from every state: what no replica loads, or fails when it is asked, is tried no more once all is at rest."""
-        for _ in range(30):
-            if "candidate" not in self.world.status:
-                break
-            self.world.get_on()
-        seen = self.world.observe()
-        if seen.spec.paused or seen.spec.rollout.on_fail != "Rollback" or not seen.ray_service or seen.ray_service.switching:
-            return
-        tried = resources.tried_policy(seen.owner, seen.ray_service.serve_config)
-        assert not tried or tried["digest"] not in self.world.corrupt | self.world.faulty, f"it is still tried: {self.world.status}"
-
     def teardown(self) -> None:
         """Whatever has happened, the world comes to rest where the spec points, and a good spec heals it."""
         failed = {name for name, job in self.world.jobs.items() if job.phase == "Failed"}
-        self._what_is_bad_goes_back()
         self.world.corrupt.clear()
         self.world.faulty.clear()
         self.world.free = None
@@ -355,7 +371,7 @@ class Planner(RuleBasedStateMachine):
             # It was asked to train this spec again, and got a worse policy.
             trigger = self.world.status["training"]["trigger"]
             assert trigger["number"] > trigger["retrains"], f"7: a good spec heals: {self.world.status}"
-            self._turn_to(UNTRIED_SEED)
+            self._turn_to(self.untried_seed + 8)
         assert self.world.condition("Ready")["status"] == "True", f"7: a good spec heals: {self.world.status}"
         assert self.world.status["phase"] == "Ready"
         wanted = self.world.run
