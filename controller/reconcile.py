@@ -358,7 +358,7 @@ def _looks_in_s(steps: tuple[Step, ...], wanted: Rollout) -> float:
     """A problem is mended by somebody, and most of what they do is seen by a watch: to look each second would only load the API."""
     under_way = {step.under_way for step in steps}
     is_seen = all(step.finding.status != "Unknown" for step in steps)
-    if wanted.wanted and wanted.progress and not wanted.problem and is_seen:
+    if wanted.wanted and wanted.candidate and not wanted.problem and is_seen:
         # Whatever else is wrong: a candidate that fails is to be seen soon.
         return ROLLING_OUT_S
     if any(step.problem for step in steps):
