@@ -282,7 +282,7 @@ def test_the_access_log_has_a_line_for_a_request_within_seconds(server: Server) 
     deadline = time.monotonic() + 30
     while True:
         answer = requests.post(server.url, json=BODY, headers={"x-request-id": "a-line-of-the-log"}, timeout=10)
-        lines = [line for line in replicas_log() if line.get("request_id") == "a-line-of-the-log"]
+        lines = [json.loads(line) for line in replicas_log() if "a-line-of-the-log" in line]
         if lines:
             break
         assert time.monotonic() < deadline
@@ -296,11 +296,11 @@ def test_the_access_log_has_a_line_for_a_request_within_seconds(server: Server) 
     }
 
 
-def replicas_log() -> Iterator[dict[str, Any]]:
-    """The lines of the replicas' logs of every server on this machine that is not gone."""
+def replicas_log() -> Iterator[str]:
+    """The lines of the replicas' logs of every server on this machine."""
     for base in {tempfile.gettempdir(), "/tmp"}:
         for path in Path(base).glob("pm-*/session_latest/logs/serve/replica_*.log"):
-            yield from (json.loads(line) for line in path.read_text().splitlines() if line.startswith("{"))
+            yield from path.read_text().splitlines()
 
 
 def replicas_memory_mib() -> float:
