@@ -108,6 +108,15 @@ class Encoding:
         parts = zip(leaves(self.observation_space), observations, strict=True)
         return np.concatenate([_flat(leaf.space, array) for leaf, array in parts], axis=1)
 
+    def pointer(self, index: int) -> str:
+        """Where one of the numbers of a flat observation stands: a JSON pointer to it, below the whole."""
+        for leaf in leaves(self.observation_space):
+            if index < flat_size(leaf.space):
+                break
+            index -= flat_size(leaf.space)
+        element = one_hot(leaf.space).elements[index] if isinstance(leaf.space, Discrete | MultiDiscrete) else index
+        return leaf.pointer + "".join(f"/{part}" for part in np.unravel_index(element, leaf.space.shape))
+
     def actions(self, trained: Any) -> Arrays:
         """The actions of a batch as the environment takes them, leaf by leaf, from RLlib's."""
         parts = trained if isinstance(self.action_space, Tuple | Dict) else (trained,)

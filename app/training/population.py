@@ -20,7 +20,7 @@ from app.errors import InputError, RetryableError, RunError
 from app.storage import Place, Storage, storage_faults
 from app.training.checkpoints import restored_state, write_checkpoint
 from app.training.halving import Halving, rungs
-from app.training.iterating import iterated
+from app.training.iterating import DIVERGED, iterated
 from app.training.leaving import Leaving
 from app.training.search import Search, Trial
 from app.training.standing import CHECKPOINTS, Standing, best, known_standing, place_of_trial, write_ended
@@ -360,10 +360,12 @@ class _Member:
             began = time.monotonic()
             try:
                 self._curve.append(iterated(self._trainer, self._curve, self._tracks.told))
-            except InputError as diverged:
+            except InputError as error:
+                if error.reason != DIVERGED:
+                    raise
                 # What it has learnt is of no use.
                 self._written, self._has_diverged = len(self._curve), True
-                return Step(reason=diverged.reason)
+                return Step(reason=error.reason)
             self._time_s += time.monotonic() - began
         if len(self._curve) % self._checkpoint_every == 0:
             self.write()

@@ -1,11 +1,11 @@
-"""An env runner for RLlib that keeps what it samples in arrays, all environments at once. Imports RLlib.
+"""Env runners that say why they fail: RLlib's own, and one that keeps what it samples in arrays, all environments at once. Imports RLlib.
 
 RLlib's own (`SingleAgentEnvRunner`) makes an object of each episode and sends each step through two pipelines of connectors, environment
 by environment. Here a step is one forward pass and one call of the vector environment. Which trainings sample so:
 `TrainingTask.samples_in_arrays`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,11 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN, SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from ray.rllib.utils.spaces.space_utils import unsquash_action
 
+from app.encoding import Encoding
+from app.environments import FIELD
+from app.errors import InputError
 from app.spaces import Array
+from app.training.failing import leave_word
 from app.training.filter import filtered
 
 EPISODES, RETURN_SUM, RETURN_SQUARE_SUM = "policymodel_episodes", "policymodel_return_sum", "policymodel_return_square_sum"
@@ -78,10 +82,63 @@ class _Episodes:
         return ended
 
 
-class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does not follow RLlib
+class EpisodeEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does not follow RLlib
+    """RLlib's own, which says why it fails."""
+
+    # What the next actions are drawn for.
+    _seen: Array = np.zeros(0)
+
+    def sample(self, **asked: Any) -> list[Any]:
+        """What RLlib's own samples.
+
+        Raises:
+            InputError: ObservationNotFinite.
+        """
+        try:
+            return self._checked(**asked)
+        except Exception as error:
+            if self.worker_index:
+                leave_word(error)
+            raise
+
+    def _checked(self, **asked: Any) -> list[Any]:
+        try:
+            samples = self._sampled(**asked)
+        except Exception:
+            # Actions are drawn from what a network makes of them.
+            self._check([self._seen])
+            raise
+        self._check(self._seen_in(samples))
+        return samples
+
+    def _check(self, observations: Iterable[Array]) -> None:
+        context = self.config.env_config
+        for some in observations:
+            check_finite(context["environment"].name, context["encoding"], some)
+
+    def _sampled(self, **asked: Any) -> list[Any]:
+        sampled: list[Any] = super().sample(**asked)
+        return sampled
+
+    def _try_env_reset(self, **asked: Any) -> Any:
+        result = super()._try_env_reset(**asked)
+        self._seen = result[0]
+        return result
+
+    def _try_env_step(self, actions: Any) -> Any:
+        result = super()._try_env_step(actions)
+        self._seen = result[0]
+        return result
+
+    def _seen_in(self, samples: Sequence[Any]) -> Iterable[Array]:
+        """All observations of what was sampled."""
+        return [episode.get_observations() for episode in samples]
+
+
+class ArrayEnvRunner(EpisodeEnvRunner):
     """Samples fragments. Weights, filters and their states are those of RLlib's own runner."""
 
-    def sample(self) -> list[Fragment]:
+    def _sampled(self, **_: Any) -> list[Fragment]:
         """The next fragment: `rollout_fragment_length` steps of each environment in the mean, resets not counted."""
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         with self.metrics.log_time(SAMPLE_TIMER):
@@ -96,6 +153,9 @@ class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does no
             self.metrics.log_value(EPISODE_LEN_MEAN, float(np.mean(lengths)), window=1)
             self.metrics.log_value(EPISODE_RETURN_MEAN, float(np.mean(returns)), window=1)
         return [fragment]
+
+    def _seen_in(self, samples: Sequence[Fragment]) -> Iterable[Array]:
+        return [fragment.observations for fragment in samples]
 
     def make_env(self) -> None:
         """Makes the environments anew; the next fragment begins with their first step."""
@@ -128,9 +188,9 @@ class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does no
             terminated, truncated = np.array(figures[1], bool), np.array(figures[2], bool)
             is_step = self._episodes.took(rewards, terminated | truncated)
             steps += int(is_step.sum())
-            seen.append(filtered(self._env_to_module, observations))
+            self._seen = filtered(self._env_to_module, observations)
+            seen.append(self._seen)
             rows.append((actions, inputs.cpu().numpy(), rewards, terminated, truncated, is_step))
-        self._seen = seen[-1]
         actions, inputs, rewards, terminated, truncated, is_step = (np.stack(column) for column in zip(*rows, strict=True))
         with torch.no_grad():
             logp = distribution.from_logits(self._tensor(inputs)).logp(self._tensor(actions)).cpu().numpy()
@@ -138,6 +198,23 @@ class ArrayEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc] # mypy does no
 
     def _tensor(self, array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def check_finite(name: str, encoding: Encoding, observations: Array) -> None:
+    """Looks whether an environment observes numbers only.
+
+    Args:
+        name: of the environment.
+        observations: as the module sees them, of any shape that ends with that of one.
+
+    Raises:
+        InputError: ObservationNotFinite, naming the first number that is none.
+    """
+    is_finite = np.isfinite(observations)
+    if not is_finite.all():
+        at = encoding.pointer(int(np.argmin(is_finite.reshape(-1, *encoding.seen_space.shape).all(axis=0))))
+        why = f"{name} gave an observation that is no finite number{f' at {at}' if at else ''}; mend it, and name its new image"
+        raise InputError("ObservationNotFinite", f"{FIELD}: {why}")
 
 
 def count_episode(*, episode: Any, prev_episode_chunks: list[Any], metrics_logger: Any, **_: Any) -> None:

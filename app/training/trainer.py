@@ -18,8 +18,9 @@ import numpy as np
 
 from app.encoding import Encoding
 from app.environments import Environment
-from app.errors import RetryableError
+from app.errors import InputError, RetryableError, RunError
 from app.spaces import Array, Dict, Tuple
+from app.training.failing import taken_word
 from app.training.recording import Recording, recorded
 from app.training.settings import Settings
 
@@ -31,6 +32,8 @@ LONGEST_TEMP_DIR = 40
 # A node has to be found for a lost worker, and the image may have to be pulled there.
 RUNNERS_S = 600.0
 LOOK_S = 1.0
+# RLlib pauses for a minute, in which the iteration waits.
+RESTART_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Trainer:
         torch.set_num_threads(1)
         try:
             self._algorithm = _algorithm_config(task).build_algo()
+            self._taken_word()  # of an attempt before
         except BaseException:
             self._open.close()
             raise
@@ -114,7 +118,8 @@ class Trainer:
         """Samples one batch and learns from it.
 
         Raises:
-            RetryableError: EnvRunnersLost.
+            InputError: ObservationNotFinite.
+            RetryableError: EnvRunnersLost, or what every env runner in a process of its own raised.
         """
         from app.training.sampling import counted_episodes
 
@@ -127,15 +132,23 @@ class Trainer:
 
     def _sampled_result(self) -> dict[str, Any]:
         """What RLlib tells of an iteration. Where every env runner is gone it tells of one without a step, whose figures are no numbers: it
-        is asked again until a runner is back, which Ray makes anew where there is room for it."""
+        is asked again until a runner is back, which Ray makes anew where there is room for it. One that raised would do so again."""
         gives_up = time.monotonic() + RUNNERS_S
         while True:
             result: dict[str, Any] = self._algorithm.train()
-            if result["env_runners"].get("num_env_steps_sampled", math.nan) > 0:
+            has_steps = result.get("env_runners", {}).get("num_env_steps_sampled", math.nan) > 0
+            raised = self._taken_word()
+            if raised and (isinstance(raised, InputError) or not has_steps):
+                raise raised
+            if has_steps:
                 return result
             if time.monotonic() > gives_up:
                 raise RetryableError("EnvRunnersLost", f"no env runner came back within {RUNNERS_S:.0f} s; is there room for the workers?")
             time.sleep(LOOK_S)
+
+    def _taken_word(self) -> RunError | None:
+        """What an env runner in a process of its own has raised since this was last asked."""
+        return taken_word() if self._task.workers else None
 
     def save(self, directory: Path) -> None:
         """Writes all that `restore` needs into a directory."""
@@ -264,6 +277,7 @@ def _algorithm_config(task: TrainingTask) -> Any:
             env_to_module_connector=_observation_filter if task.settings.filters_observations else None,
             env_runner_cls=runner,
         )
+        .fault_tolerance(delay_between_env_runner_restarts_s=RESTART_S)
         # The learner is this process: it sees a GPU where its pod asks for one.
         .learners(num_gpus_per_learner=int(_sees_gpu()))
         .training(
@@ -280,10 +294,10 @@ def _algorithm_config(task: TrainingTask) -> Any:
 def _classes(task: TrainingTask) -> tuple[Any, Any]:
     """The env runner and the Learner: ours where they can, which are faster, else RLlib's own, whose rewards are scaled."""
     from app.training.learning import EpisodeLearner, FragmentLearner
-    from app.training.sampling import ArrayEnvRunner
+    from app.training.sampling import ArrayEnvRunner, EpisodeEnvRunner
 
     if not task.samples_in_arrays:
-        return None, EpisodeLearner
+        return EpisodeEnvRunner, EpisodeLearner
     return ArrayEnvRunner, FragmentLearner
 
 

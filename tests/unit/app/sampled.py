@@ -1,10 +1,15 @@
 """Programs for test_sampling.py: they run in a process of their own, where RLlib's warnings are no errors."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,11 +29,12 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from app.encoding import Encoding
 from app.environments import Environment, spaces_of
+from app.errors import InputError, RetryableError
 from app.training.filter import begin_with, known_moments
 from app.training.learning import EpisodeLearner, FragmentLearner, _minibatches
 from app.training.sampling import ArrayEnvRunner, Fragment, counted_episodes
 from app.training.settings import parsed_settings
-from app.training.trainer import Trainer, TrainingTask, _algorithm_config
+from app.training.trainer import RUNNERS_S, Trainer, TrainingTask, _algorithm_config, _classes
 
 
 class Steps(gymnasium.Env[Any, Any]):
@@ -45,6 +51,9 @@ class Steps(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(np.asarray(action, np.float32)), action
+        return self._stepped()
+
+    def _stepped(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._done += 1
         is_over = self._done == (3, 4, 5)[self._episode % 3]
         is_cut = self._episode % 3 == 1
@@ -54,11 +63,31 @@ class Steps(gymnasium.Env[Any, Any]):
         return np.array([self._done, self._episode], np.float32)
 
 
-def task(workers: int = 0, **config: Any) -> TrainingTask:
-    """A small training of `Steps`."""
+class Broken(Steps):
+    """Observes what is no number, or raises, in its third step."""
+
+    def __init__(self, number: str = "1", secret: str = "", chooses: bool = False) -> None:
+        self._number, self._secret = float(number), secret
+        if chooses:
+            self.action_space = gymnasium.spaces.MultiDiscrete([2, 2])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, *more = self._stepped()
+        if self._done == 3:
+            if self._secret:
+                raise KeyError(self._secret)
+            observation[1] = self._number
+        return observation, *more
+
+
+STEPS = Environment("", "sampled:Steps", {})
+
+
+def task(workers: int = 0, environment: Environment = STEPS, **config: Any) -> TrainingTask:
+    """A small training of `Steps`, or of another environment."""
     sizes = {"trainBatchSize": 60, "minibatchSize": 32, "numEpochs": 2, "numEnvs": 3}
-    encoding = Encoding(*spaces_of(Steps()))
-    return TrainingTask(Environment("", "sampled:Steps", {}), encoding, parsed_settings(sizes | config), workers, 7)
+    encoding = Encoding(*spaces_of(environment.made()))
+    return TrainingTask(environment, encoding, parsed_settings(sizes | config), workers, 7)
 
 
 def runner(**config: Any) -> Any:
@@ -278,6 +307,49 @@ def a_training_without_workers_starts_no_ray() -> None:
     assert not ray.is_initialized()
     trainer.close()
     assert env_runner_group.ray is ray
+
+
+def an_observation_that_is_no_number_is_named_whatever_samples() -> None:
+    """Of actions that a network cannot draw for it, and such as it can."""
+    for number, chooses, config in itertools.product(
+        ("nan", "inf"), (False, True), ({}, {"observationFilter": "MeanStd"}, {"useLstm": True})
+    ):
+        environment = Environment("", "sampled:Broken", {"number": number, "chooses": chooses})
+        made = task(environment=environment, **config)
+        kind, _ = _classes(made)
+        one = kind(config=_algorithm_config(made), worker_index=0)
+        told = raised(one.sample)
+        assert isinstance(told, InputError), (number, chooses, config, told)
+        assert (told.reason, "at /1;" in told.message) == ("ObservationNotFinite", True), told.message
+
+
+def raised(does: Callable[[], Any]) -> Exception:
+    """What it raises."""
+    try:
+        does()
+    except Exception as error:  # noqa: BLE001 - it is what is asked for
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def what_an_environment_raises_in_another_process_is_told() -> None:
+    """By its type, at once, with the rest in the log; and an observation that is no number ends the run for good."""
+
+    def told(config: dict[str, Any], **more: Any) -> Any:
+        trainer = Trainer(task(workers=1, environment=Environment("", "sampled:Broken", config), **more))
+        began = time.monotonic()
+        error = raised(trainer.iterate)
+        assert time.monotonic() - began < RUNNERS_S / 10
+        trainer.close()
+        return error
+
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        error, refusal = told({"secret": "xyzzy"}, useLstm=True), told({"number": "nan"})
+    assert isinstance(error, RetryableError), error
+    assert (error.reason, error.message) == ("Internal", "KeyError in an env runner; the log of the Job has more")
+    assert "KeyError: 'xyzzy'" in log.getvalue()
+    assert isinstance(refusal, InputError), refusal
+    assert refusal.reason == "ObservationNotFinite"
 
 
 def main(names: list[str]) -> None:

@@ -58,6 +58,21 @@ def test_observations_are_flattened_as_gymnasium_does(space: Any) -> None:
     assert all(found.seen_space.contains(row) for row in seen)
 
 
+@pytest.mark.parametrize(
+    ("name", "pointers"),
+    [
+        ("Box", ["/0/0", "/0/1", "/0/2", "/1/0", "/1/1", "/1/2"]),
+        ("scalar", [""]),
+        ("MultiDiscrete", ["/0", "/0", "/1", "/1", "/1", "/2"]),
+        ("Tuple", ["/0", "/0", "/0", "/1/0", "/1/1", "/2/0", "/2/1"]),
+        ("Dict", ["/a/0/0", "/a/0/1", "/a/1/0", "/a/1/1", "/b/0", "/b/0", "/b/1", "/b/1", "/b/1"]),
+    ],
+)
+def test_a_number_of_a_flat_observation_is_found_again_in_the_whole(name: str, pointers: list[str]) -> None:
+    found = encoding(OBSERVATIONS[name])
+    assert [found.pointer(index) for index in range(found.seen_space.shape[0])] == pointers
+
+
 def test_a_multi_discrete_that_begins_elsewhere_is_one_hot_from_there() -> None:
     found = encoding(spaces.MultiDiscrete([[2, 3]], start=[[7, -1]]))
     assert found.seen((np.array([[[8, -1]], [[7, 1]]]),)).tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]

@@ -15,6 +15,7 @@ from fakes.trainer import LEARNT, LEARNT_BEFORE, FakeTrainer, published_before
 from unit.app.attempts import Attempt
 
 from app import train
+from app.errors import InputError
 from app.storage import Storage, file_uri, open_storage
 from app.training import population
 from app.training.checkpoints import Attempts, RunState, known_attempts, restored_state, write_checkpoint
@@ -154,24 +155,29 @@ def test_a_warm_start_with_networks_that_are_searched_for_is_refused_first(cartp
     assert "fcnet_hiddens is [" in done.last["error"]["message"]
 
 
-def test_a_trial_whose_checkpoints_cannot_be_taken_begins_with_the_same_weights_again(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def faked(storage: Storage, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Work:
+    """A search whose trainers are no real ones."""
     monkeypatch.setattr(population, "Trainer", FakeTrainer)
-    start = json.dumps({"run": "before", "digest": published_before(storage, "before")})
     asked = train.parsed_run(
         [
             *("--storage", storage.uri, "--run", "r1", "--environment", '{"id": "CartPole-v1"}', "--stop", '{"iterations": 7}'),
-            *("--search", '{"trials": 2, "config": {"lr": {"values": [0.001]}}}', "--warm-start", start),
+            *("--search", '{"trials": 2, "config": {"lr": {"values": [0.001]}}}', *flags),
         ]
     )
     assert asked.search
     nowhere = TrialTracking(Tracking(), "r1", ({}, {}))
     tasks = tuple(asked.of_trial(trial).task for trial in asked.trials)
-    work = Work(storage, storage.run("r1"), tasks, asked.search, asked.trials, asked.stop, 10, nowhere, asked.warm_start)
+    return Work(storage, storage.run("r1"), tasks, asked.search, asked.trials, asked.stop, 10, nowhere, asked.warm_start)
+
+
+def test_a_trial_whose_checkpoints_cannot_be_taken_begins_with_the_same_weights_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = published_before(storage, "before")
+    work = faked(storage, monkeypatch, "--warm-start", json.dumps({"run": "before", "digest": digest}))
 
     def learnt() -> int:
-        member = population._Member(work, asked.trials[1])
+        member = population._Member(work, work.trials[1])
         member.step()
         member.write()
         member.close(has_ended=False)
@@ -180,10 +186,26 @@ def test_a_trial_whose_checkpoints_cannot_be_taken_begins_with_the_same_weights_
     assert (learnt(), learnt()) == (LEARNT_BEFORE + 1, LEARNT_BEFORE + 2)
     kept = restored_state(storage.run("r1") / "trials" / "02" / "checkpoints", lambda _: None)
     assert kept
-    assert asked.warm_start
-    assert kept.parent == asked.warm_start.digest
+    assert kept.parent == digest
     monkeypatch.setattr(FakeTrainer, "is_of_another_version", True)
     assert learnt() == LEARNT_BEFORE + 1
+
+
+@pytest.mark.parametrize(("reason", "ends"), [("TrainingDiverged", "the trial"), ("ObservationNotFinite", "the search")])
+def test_what_is_wrong_with_the_environment_is_wrong_for_every_trial(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, reason: str, ends: str
+) -> None:
+    def fail(_: FakeTrainer) -> None:
+        raise InputError(reason, "why")
+
+    monkeypatch.setattr(FakeTrainer, "iterate", fail)
+    work = faked(storage, monkeypatch)
+    member = population._Member(work, work.trials[0])
+    if ends == "the trial":
+        assert member.step() == Step(reason=reason)
+    else:
+        with pytest.raises(InputError, match="why"):
+            member.step()
 
 
 def test_each_trial_is_told_by_itself(storage: Storage, trained: Callable[..., Any]) -> None:

@@ -29,6 +29,7 @@ IN_ONE_PROCESS = (
     "every_step_is_learnt_from_in_every_epoch",
     "a_filter_has_seen_every_observation_once",
     "environments_are_divided_among_the_workers",
+    "an_observation_that_is_no_number_is_named_whatever_samples",
     "a_training_without_workers_starts_no_ray",
 )
 
@@ -55,6 +56,11 @@ def test_in_arrays(program: str, wrong_in_one_process: dict[str, str]) -> None:
 @pytest.mark.full
 def test_runners_in_other_processes_sample_so_too() -> None:
     assert wrong("runners_in_other_processes_sample_so_too") == {}
+
+
+@pytest.mark.full
+def test_what_an_environment_raises_in_another_process_is_told() -> None:
+    assert wrong("what_an_environment_raises_in_another_process_is_told") == {}
 
 
 @pytest.mark.full
