@@ -10,6 +10,7 @@ and all of it may be left out; see `app.serving.replica` for what a change does.
 """
 
 import asyncio
+import gc
 from typing import Any
 
 from ray import serve
@@ -41,6 +42,8 @@ class ServePPOModel:
     """One replica: answers HTTP by the policy that it holds."""
 
     def __init__(self) -> None:
+        # Serve collects garbage once before the replica is ready, and need not look at all that was imported.
+        gc.freeze()
         self._context = serve.get_replica_context()
         self._holder = PolicyHolder(self._context.replica_id.unique_id)
         self._app = PolicyApp(self._holder, self._context.app_name, self.status)
