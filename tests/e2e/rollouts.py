@@ -22,7 +22,7 @@ from app.storage import file_uri, open_storage
 from controller import schema
 from controller.spec import spec_of
 from e2e.conftest import example
-from e2e.kube import CONTEXT, INGRESS_URL, Namespace, clients, head_pod, wait
+from e2e.kube import CONTEXT, INGRESS_URL, Namespace, clients, lone_head_pod, wait
 
 REQUESTS = 10
 
@@ -185,7 +185,7 @@ def offer(
     """
     serving = status(namespace)["serving"]["digest"].removeprefix("sha256:")
     path = f"/storage/{namespace.name}/cartpole/bundles/{serving}/manifest.json"
-    text = namespace.kubectl("exec", head_pod(namespace), "-c", "ray-head", "--", "cat", path)
+    text = namespace.kubectl("exec", lone_head_pod(namespace), "-c", "ray-head", "--", "cat", path)
     known = {name: json.loads(text)[name] for name in ("environment", "observationSpace", "actionSpace")}
     storage = open_storage(file_uri(tmp_path))
     digest = published(storage, model, **{**known, **facts})

@@ -88,13 +88,17 @@ def test_ten_rollouts_in_a_row_and_an_abort_under_load(cartpole: Namespace) -> N
             cartpole.wait_condition("cartpole", "Ready", "True", timeout_s=120)
         changed(cartpole, 0, {"strategy": "Canary", "steps": [{"weight": 50, "seconds": 603}]})
         held(cartpole, 1)
+        asked = time.time()
         request(cartpole, "abort")
         began = time.time()
-        took.append(("abort", round(wait_for_replicas(cartpole, digests[1]) - began, 2)))
+        aborted = wait_for_replicas(cartpole, digests[1])
+        took.append(("abort", round(aborted - began, 2)))
         time.sleep(1)
     print(json.dumps({"sessions": len(played), "requests": sum(len(episode.digests) for episode in played), "seconds": took}))
     assert failures(played) == []
-    assert all(len(set(episode.digests)) == 1 for episode in played), "a session saw two policies"
+    # An abort takes its sessions from a candidate.
+    whole = [episode for episode in played if not asked - 5 < episode.began < aborted]
+    assert all(len(set(episode.digests)) == 1 for episode in whole), "a session saw two policies"
     assert max(seconds for way, seconds in took if way in ("Direct", "abort")) <= 3, "from the edit to every replica"
 
 
