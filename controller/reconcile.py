@@ -24,7 +24,6 @@ from controller.model import (
     Observed,
     Plan,
     Problem,
-    Replicas,
     Revision,
     SearchStatus,
     Settings,
@@ -392,12 +391,7 @@ def _warm_start(observed: Observed, candidate: Revision | None) -> Revision | Pr
 
 def _is_missed(candidate: Revision, observed: Observed) -> bool:
     """Whether a replica says that the bundle of a revision is not there, and looks where it ought to be."""
-    if not serving.mounts_the_claim(observed):
-        return False
-    rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
-    errors = [(row.error_digest, row.error) for row in rows]
-    errors += [(row.candidate.digest, row.candidate.problem) for row in rows if row.candidate]
-    return any(digest == candidate.digest and error and error.reason == "Missing" for digest, error in errors)
+    return serving.mounts_the_claim(observed) and bool(rollout.missing(observed, candidate.digest))
 
 
 def _as_stored(observed: Observed) -> Spec:

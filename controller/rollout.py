@@ -193,7 +193,7 @@ def _trying(observed: Observed, wanted: Revision, before: Json, rules: RolloutSp
     is_held = bool(seen.rows) and len(holding) == len(seen.rows) == seen.running
     if not is_held and not progress.held_since:
         failure = failure or _overdue(observed, progress, "took it in")
-        said = f"{len(holding)} of {seen.running} replicas have it{_missing(observed, wanted.digest)}"
+        said = f"{len(holding)} of {seen.running} replicas have it{missing(observed, wanted.digest)}"
         here = replace(here, message=_stage_message(progress, said))
         return _failed(observed, wanted, here, failure) if failure else here
     held_since = progress.held_since or statuses.timestamp(observed.now)
@@ -314,18 +314,18 @@ def _overdue(observed: Observed, progress: CandidateStatus | None, done: str) ->
         return None
     return Problem(
         "ProgressDeadlineExceeded",
-        f"not every replica {done} within {deadline_s} s (spec.rollout.progressDeadlineSeconds){_missing(observed, progress.digest)}",
+        f"not every replica {done} within {deadline_s} s (spec.rollout.progressDeadlineSeconds){missing(observed, progress.digest)}",
     )
 
 
-def _missing(observed: Observed, digest: str) -> str:
-    """Where a replica has looked for the bundle in vain, or ""."""
+def missing(observed: Observed, digest: str) -> str:
+    """Where a replica has looked for a bundle in vain, as the end of a sentence, or ""."""
     rows = observed.replicas.rows if isinstance(observed.replicas, Replicas) else ()
     for row in rows:
-        tried = row.candidate if row.candidate and row.candidate.digest == digest else None
-        problem = tried.problem if tried else row.error if row.error_digest == digest else None
-        if problem and problem.reason == "Missing":
-            return f": the replica {row.replica} looked for it: {problem.message}"
+        errors = [(row.error_digest, row.error), *([(row.candidate.digest, row.candidate.problem)] if row.candidate else [])]
+        for named, problem in errors:
+            if named == digest and problem and problem.reason == "Missing":
+                return f": the replica {row.replica} looked for it: {problem.message}"
     return ""
 
 

@@ -37,8 +37,9 @@ def served(observed: Observed, images: Images, wanted: Rollout) -> Step:
     if undoing:
         return undoing
     undone, found = switching.undone_switch(observed), _served(observed, images, wanted)
-    is_given_up = undone is not None and undone.reason != switching.REVERTED
-    problem = switching.told(undone) if undone and is_given_up else switching.shortage(observed)
+    problem = switching.shortage(observed)
+    if undone and undone.reason != switching.REVERTED:
+        problem = switching.told(undone)
     if problem is None:
         return found
     # Policies are rolled out to the pods as they are, and none of it is what the spec asks for.

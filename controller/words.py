@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,9 +22,8 @@ TRIAL_STATES = ("Pending", "Training", "Stopped", "Finished", "Failed")
 
 def last_progress(log: str) -> Progress | None:
     """The newest progress line of a training log; lines that are none are passed over."""
-    for line in reversed(log.splitlines()):
-        progress = parsed(line).get("progress")
-        if isinstance(progress, Mapping) and _is_progress(progress):
+    for progress in _progress_lines(log):
+        if _is_progress(progress):
             return Progress(
                 iteration=int(progress["iteration"]),
                 env_steps=int(progress["envSteps"]),
@@ -39,8 +38,8 @@ def last_progress(log: str) -> Progress | None:
 
 def last_attempt(log: str) -> int:
     """Which attempt of its run a training log tells of last; 0 where it tells of none, as that of an older image."""
-    for line in reversed(log.splitlines()):
-        match parsed(line).get("progress"):
+    for progress in _progress_lines(log):
+        match progress:
             case {"attempt": int(attempt)} if is_number(attempt):
                 return attempt
     return 0
@@ -48,13 +47,20 @@ def last_attempt(log: str) -> int:
 
 def last_search(log: str) -> SearchStatus | None:
     """How the trials of a search stand, as the newest line of a training log tells that does."""
-    for line in reversed(log.splitlines()):
-        progress = parsed(line).get("progress")
-        match progress.get("search") if isinstance(progress, Mapping) else None:
+    for progress in _progress_lines(log):
+        match progress.get("search"):
             case {"best": int(best), "trials": list(told)}:
                 trials = [_trial_status(one) for one in told[:MOST_TRIALS]]
                 return SearchStatus(best, tuple(trial for trial in trials if trial))
     return None
+
+
+def _progress_lines(log: str) -> Iterator[Json]:
+    """What the lines of a training log tell of its progress, the newest first."""
+    for line in reversed(log.splitlines()):
+        progress = parsed(line).get("progress")
+        if isinstance(progress, Mapping):
+            yield progress
 
 
 def found_by(result: Json) -> FoundBy | None:

@@ -23,9 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from app.bundle import published_bundle
 from app.spaces import Array
 from app.storage import Storage, file_uri, open_storage
-from benchmarks.serve.load import Cell, Request, measured_load
+from benchmarks.serve.load import Request, measured_load
 from benchmarks.serve.processes import machine, running, wait_for_answer
-from benchmarks.serve.report import Row
+from benchmarks.serve.report import Row, ratio
 from benchmarks.serve.targets import OBSERVATION, ROUTE, World, ours, own_body
 
 START_S = 180.0
@@ -49,24 +49,19 @@ def main(argv: Sequence[str]) -> int:
         for request in requests.values():
             # The first answers are by way of Serve's own proxy, until HAProxy has seen the replica's port healthy.
             measured_load(request, arguments.connections, arguments.seconds)
-        cells: dict[str, list[Cell]] = {name: [] for name in requests}
+        rows = {name: Row(name, arguments.connections, 1) for name in requests}
         for number in range(arguments.rounds):
             for name in random.Random(number).sample(list(requests), len(requests)):
                 cell = measured_load(requests[name], arguments.connections, arguments.seconds)
                 if cell.failures:
                     raise RuntimeError(f"{cell.failures} requests to {name} failed")
-                cells[name].append(cell)
-    for name, measured in cells.items():
-        rate, tail = statistics.median(cell.requests_per_s for cell in measured), statistics.median(p99_s(cell) for cell in measured)
-        pairs = list(zip(measured, cells[ALONE], strict=True))
-        rates = statistics.median(cell.requests_per_s / other.requests_per_s for cell, other in pairs)
-        tails = statistics.median(p99_s(cell) / p99_s(other) for cell, other in pairs)
-        print(f"{name:>12}: {rate:6.0f}/s, p99 {tail * 1e3:5.2f} ms; {rates:.2f} and {tails:.2f} of that without")
-    rows = [Row(name, arguments.connections, 1) for name in cells]
-    for row in rows:
-        for cell in cells[row.target]:
-            row.add(cell)
-    arguments.out.write_text(json.dumps({"rows": [row.as_json() for row in rows], "machine": machine()}, indent=1) + "\n")
+                rows[name].add(cell)
+    for name, row in rows.items():
+        rate, rates = statistics.median(row.requests_per_s), ratio(row, rows[ALONE])
+        tails = [(own, alone) for own, alone in zip(row.p99_ms, rows[ALONE].p99_ms, strict=True) if own and alone]
+        tail, slower = statistics.median(own for own, _ in tails), statistics.median(own / alone for own, alone in tails)
+        print(f"{name:>12}: {rate:6.0f}/s, p99 {tail:5.2f} ms; {rates:.2f} and {slower:.2f} of that without")
+    arguments.out.write_text(json.dumps({"rows": [row.as_json() for row in rows.values()], "machine": machine()}, indent=1) + "\n")
     print(f"written: {arguments.out}")
     return 0
 
@@ -131,11 +126,6 @@ def published_network(storage: Storage, name: str) -> str:
     hidden = np.tanh(np.tanh(seen @ weights["w0"]) @ weights["w1"]) @ weights["w2"]
     golden = {"observations": seen.tolist(), "actions": hidden.argmax(axis=1).tolist(), "actionDistInputs": hidden.tolist()}
     return published_bundle(storage, {**facts, "golden": golden}, model.SerializeToString())
-
-
-def p99_s(cell: Cell) -> float:
-    """The time that 99 of 100 answers took at most, in seconds."""
-    return float(np.percentile(cell.latencies_s, 99))
 
 
 if __name__ == "__main__":
