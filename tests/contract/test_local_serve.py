@@ -127,6 +127,18 @@ def test_the_policys_post_is_answered_at_the_door_and_the_rest_by_serve(server: 
     assert requests.get(f"{server.url}/v2/models/cartpole/ready", timeout=10).json() == {"name": "cartpole", "ready": True}
 
 
+def test_head_and_body_of_an_answer_come_in_one_packet(server: Server) -> None:
+    """Two would cost the replica, HAProxy and the client a fifth of the requests a second; uvloop 0.23 sends two (pyproject.toml)."""
+    server.follow(serving=server.policy)
+    server.wait(200)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        for _ in range(100):
+            connection.sendall(raw_request(BODY))
+            head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert "action" in json.loads(body)
+
+
 def test_a_policy_is_replaced_without_a_failed_request(server: Server) -> None:
     server.follow(serving=server.policy)
     server.wait(200)
