@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.serve.load import Cell
 
-REFERENCES = ("tutorial", "asgi")
+REFERENCES = ("tutorial", "tutorial-100", "asgi")
 BAR_PX, GAP_PX, NAME_PX, WIDTH_PX = 22, 8, 110, 640
 
 

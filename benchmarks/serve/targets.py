@@ -1,5 +1,6 @@
 """What is measured against what: how each server is started, and what one request to it is."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -25,8 +26,9 @@ OWN_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "",  # else our modules are compiled at each start, and those that pip has installed are not
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # as in what we render; Ray's default of 15 lets the generator take the cores from the workers
+    "RAY_worker_niceness": "0",  # as in what we render; Ray's default lets the generator take the cores from the workers
 }
+RAYS_NICENESS = "15"
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,16 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
-def _tutorial(world: World, niceness: int) -> Launch:
-    """The tutorial's server, whose workers have so much niceness: 15 is Ray's default, which the tutorial leaves as it is."""
+def _tutorial(world: World, most_ongoing: int | None = None) -> Launch:
+    """The tutorial's server with Ray's own settings, but for how many requests a replica is given at once, where that is told.
+
+    Serve's default is 5, and a client beyond them waits for a proxy that asks again at longer and longer intervals.
+    """
     port = free_port()
-    folder = world.directory / f"t{niceness}"
+    folder = world.directory / ("t" if most_ongoing is None else f"t{most_ongoing}")
     command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(folder)]
-    return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": str(niceness)})
+    environment = {**OWN_ENVIRONMENT, "RAY_worker_niceness": RAYS_NICENESS}
+    return Launch([*command, *([] if most_ongoing is None else [str(most_ongoing)])], port, environment)
 
 
 def _asgi(world: World) -> Launch:
@@ -206,8 +212,8 @@ TARGETS = {
         Target("ours", "ours", lambda world: ours(world, "ours", 1), ROUTE, has_batches=True),
         Target("ours-port", "ours", lambda world: ours(world, "ours", 1), ROUTE, asks_replica=True),
         Target("ours-2", "ours-2", lambda world: ours(world, "ours-2", 2), ROUTE),
-        Target("tutorial", "tutorial", lambda world: _tutorial(world, 15), ROUTE),
-        Target("tutorial-nice-0", "tutorial-nice-0", lambda world: _tutorial(world, 0), ROUTE),
+        Target("tutorial", "tutorial", _tutorial, ROUTE),
+        Target("tutorial-100", "tutorial-100", lambda world: _tutorial(world, 100), ROUTE),
         Target("asgi", "asgi", _asgi, has_batches=True),
         Target("starlette", "starlette", _uvicorn("starlette_app")),
         Target("fastapi", "fastapi", _uvicorn("fastapi_app")),
@@ -236,7 +242,7 @@ def installed_python(folder: Path, arguments: Sequence[str]) -> str:
         NotStarted: it cannot be installed here.
     """
     python, mark = str(folder / "bin/python"), folder / "installed"
-    asked = "\n".join(arguments)
+    asked = "\n".join([*arguments, *(Path(file).read_text() for option, file in itertools.pairwise(arguments) if option == "-c")])
     if not mark.exists() or mark.read_text() != asked:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],

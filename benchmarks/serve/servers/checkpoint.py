@@ -1,4 +1,4 @@
-"""Trains one iteration of PPO on CartPole and saves RLlib's checkpoint for the tutorial.
+"""Trains one iteration of PPO on CartPole and saves RLlib's checkpoint, as the tutorial does.
 
 `python -m benchmarks.serve.servers.checkpoint DIRECTORY TEMP_DIR`. The network is as wide as the one in the bundle.
 """
@@ -11,14 +11,19 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from app.training.settings import Settings
 
 
+def config() -> PPOConfig:
+    """What the tutorial trains and restores."""
+    stack = PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    small = {"model": {"fcnet_hiddens": list(Settings().fcnet_hiddens)}, "train_batch_size": 512, "num_epochs": 1}
+    return stack.environment("CartPole-v1").framework("torch").env_runners(num_env_runners=0).training(**small)
+
+
 def main(directory: str, temp_dir: str) -> None:
     """Writes the checkpoint."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=temp_dir)
-    settings = Settings(train_batch_size=512, num_epochs=1)
-    config = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0).rl_module(model_config=settings.model_config())
-    algorithm = config.training(**settings.training_arguments()).build_algo()
+    algorithm = config().build_algo()
     algorithm.train()
-    algorithm.save_to_path(directory)
+    algorithm.save(directory)
     algorithm.stop()
     ray.shutdown()
 
