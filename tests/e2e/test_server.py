@@ -115,6 +115,19 @@ def test_ten_configurations_and_replicas_one_three_one_under_load(cartpole: Name
 
 
 @pytest.mark.full
+def test_more_requests_get_more_replicas(cartpole: Namespace) -> None:
+    """8 connections ask some 300 times a second; Serve waits half a minute before it believes that."""
+    document = example(cartpole)
+    del document["spec"]["serving"]["replicas"]
+    document["spec"]["serving"]["autoscaling"] = {"min": 1, "max": 3, "targetRequestsPerSecond": 100}
+    cartpole.apply(document)
+    with steady_load(f"{cartpole.name}.localhost", 8) as load:
+        wait(lambda: cartpole.get("policymodel", "cartpole")["status"]["serving"]["replicas"] == 3, 240, "three replicas")
+    edit(cartpole, replicas=1)
+    assert load.failures == []
+
+
+@pytest.mark.full
 def test_a_killed_replica_of_two_loses_what_waits_there_and_our_client_nothing(cartpole: Namespace) -> None:
     edit(cartpole, replicas=2)
     connections, kills = 16, 3
