@@ -1,6 +1,5 @@
 """What is measured against what: how each server is started, and what one request to it is."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -26,9 +25,8 @@ OWN_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "",  # else our modules are compiled at each start, and those that pip has installed are not
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # as in what we render; Ray's default lets the generator take the cores from the workers
+    "RAY_worker_niceness": "0",  # as in what we render; Ray's default of 15 lets the generator take the cores from the workers
 }
-RAYS_NICENESS = "15"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ def trained_world(directory: Path, cache: Path, with_checkpoint: bool) -> World:
     training = ["-m", "app.train", "--storage", file_uri(directory / "storage"), "--run", "bench"]
     said = _output([*training, "--environment", '{"id": "CartPole-v1"}', "--stop", '{"iterations": 2}'])
     result = json.loads(said.splitlines()[-1])["result"]
-    world = World(directory, result["uri"], result["digest"], cache, installed_python(cache / "serve", _serve_requirements()))
+    python = installed_python(cache / "serve", _serve_requirements(), ROOT / "constraints.txt")
+    world = World(directory, result["uri"], result["digest"], cache, python)
     if with_checkpoint:
         _output(["-m", "benchmarks.serve.servers.checkpoint", str(world.checkpoint), str(directory / "c")])
     return world
@@ -116,16 +115,16 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
-def _tutorial(world: World, most_ongoing: int | None = None) -> Launch:
-    """The tutorial's server with Ray's own settings, but for how many requests a replica is given at once, where that is told.
+def _tutorial(world: World, most_ongoing: int) -> Launch:
+    """The tutorial's server, with Ray's default niceness, whose replica is given so many requests at once.
 
-    Serve's default is 5, and a client beyond them waits for a proxy that asks again at longer and longer intervals.
+    Serve's default is 5, which the tutorial leaves as it is: a client beyond them waits for a proxy that asks again at longer and longer
+    intervals.
     """
     port = free_port()
-    folder = world.directory / ("t" if most_ongoing is None else f"t{most_ongoing}")
-    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(folder)]
-    environment = {**OWN_ENVIRONMENT, "RAY_worker_niceness": RAYS_NICENESS}
-    return Launch([*command, *([] if most_ongoing is None else [str(most_ongoing)])], port, environment)
+    folder = world.directory / f"t{most_ongoing}"
+    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(folder), str(most_ongoing)]
+    return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": "15"})
 
 
 def _asgi(world: World) -> Launch:
@@ -212,7 +211,7 @@ TARGETS = {
         Target("ours", "ours", lambda world: ours(world, "ours", 1), ROUTE, has_batches=True),
         Target("ours-port", "ours", lambda world: ours(world, "ours", 1), ROUTE, asks_replica=True),
         Target("ours-2", "ours-2", lambda world: ours(world, "ours-2", 2), ROUTE),
-        Target("tutorial", "tutorial", _tutorial, ROUTE),
+        Target("tutorial", "tutorial", lambda world: _tutorial(world, 5), ROUTE),
         Target("tutorial-100", "tutorial-100", lambda world: _tutorial(world, 100), ROUTE),
         Target("asgi", "asgi", _asgi, has_batches=True),
         Target("starlette", "starlette", _uvicorn("starlette_app")),
@@ -235,18 +234,22 @@ def installed_version(target: Target, cache: Path) -> str:
     return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def installed_python(folder: Path, arguments: Sequence[str]) -> str:
+def installed_python(folder: Path, arguments: Sequence[str], constraints: Path | None = None) -> str:
     """The Python of an environment with what pip is asked for, which is made where it is missing or was asked for something else.
+
+    Args:
+        constraints: a file of pip's; other versions in it are something else, too.
 
     Raises:
         NotStarted: it cannot be installed here.
     """
     python, mark = str(folder / "bin/python"), folder / "installed"
-    asked = "\n".join([*arguments, *(Path(file).read_text() for option, file in itertools.pairwise(arguments) if option == "-c")])
+    asked = "\n".join([*arguments, constraints.read_text() if constraints else ""])
+    within = ["-c", str(constraints)] if constraints else []
     if not mark.exists() or mark.read_text() != asked:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments],
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *within, *arguments],
         ):
             done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
             if done.returncode:
@@ -256,6 +259,6 @@ def installed_python(folder: Path, arguments: Sequence[str]) -> str:
 
 
 def _serve_requirements() -> list[str]:
-    """What the image of the server is installed from."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return ["-c", str(ROOT / "constraints.txt"), *extras["serve"]]
+    """What the image of the server is installed from, within constraints.txt."""
+    extras: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return extras["serve"]

@@ -1,6 +1,6 @@
 """Ray's tutorial "Serving RLlib Models": the trainer restored from its checkpoint in a replica, behind Serve's own proxy.
 
-`python -m benchmarks.serve.servers.tutorial PORT CHECKPOINT TEMP_DIR [MAX_ONGOING_REQUESTS]`. As the tutorial has it, on RLlib's old API
+`python -m benchmarks.serve.servers.tutorial PORT CHECKPOINT TEMP_DIR MAX_ONGOING_REQUESTS`. As the tutorial has it, on RLlib's old API
 stack, which `compute_single_action` needs. Source: https://docs.ray.io/en/latest/serve/tutorials/rllib.html
 """
 
@@ -31,15 +31,15 @@ class ServePPOModel:
         return {"action": int(self.algorithm.compute_single_action(observation))}
 
 
-def main(port: int, checkpoint: str, temp_dir: str, options: dict[str, Any]) -> None:
+def main(port: int, checkpoint: str, temp_dir: str, most_ongoing: int) -> None:
     """Serves until SIGTERM."""
     ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, _temp_dir=temp_dir)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(ServePPOModel.options(**options).bind(checkpoint), route_prefix=ROUTE)
+    serve.run(ServePPOModel.options(max_ongoing_requests=most_ongoing).bind(checkpoint), route_prefix=ROUTE)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
 
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    main(*[int(sys.argv[1]), sys.argv[2], sys.argv[3]], {"max_ongoing_requests": int(sys.argv[4])} if len(sys.argv) > 4 else {})
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
