@@ -67,7 +67,8 @@ images:  ## Build the three images and load them into the cluster
 	$(call build,policymodel-operator:dev,-f controller/Dockerfile)
 	$(call build,policymodel-train:dev,-f app/Dockerfile --target train $(BUILD_FLAGS))
 	$(call build,policymodel-serve:dev,-f app/Dockerfile --target serve)
-	$(LOAD) $(IMAGES)
+	@# One at a time: each is written to a file on its way into the node.
+	@for image in $(IMAGES); do $(LOAD) $$image; done
 
 cluster:  ## A kind cluster with KubeRay and Traefik; what is there already is left alone
 	@kind get clusters 2>/dev/null | grep -qx $(CLUSTER) || \
