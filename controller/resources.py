@@ -48,7 +48,7 @@ HAPROXY_ENVIRONMENT = {
     # Acting is idempotent, so HAProxy may ask another replica where one is killed in the middle of an answer.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     # Above a quarter of the file descriptors that this allows for, HAProxy keeps no connection to a replica alive: each request then
-    # opens and resets one, which halves the throughput, and uvicorn holds what belonged to it for 90 s. HAProxy asks for 2.5
+    # opens and resets one, which takes a third of the throughput, and uvicorn holds what belonged to it for 90 s. HAProxy asks for 2.5
     # descriptors a connection and does not start without them, so this is no more than any node allows a pod.
     "RAY_SERVE_HAPROXY_MAXCONN": "7000",
     # A client that says nothing is given up after an hour otherwise. Connections that wait for their next request have 90 s of their own.

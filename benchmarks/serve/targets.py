@@ -115,16 +115,21 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
-def _tutorial(world: World, most_ongoing: int) -> Launch:
-    """The tutorial's server, with Ray's default niceness, whose replica is given so many requests at once.
+def _tutorial(max_ongoing_requests: int, niceness: int) -> Callable[[World], Launch]:
+    """The tutorial's server; its replica takes at most `max_ongoing_requests` at once.
 
-    Serve's default is 5, which the tutorial leaves as it is: a client beyond them waits for a proxy that asks again at longer and longer
+    The tutorial leaves both at their defaults, 5 and 15. A client beyond the 5 waits for a proxy that asks again at longer and longer
     intervals.
     """
-    port = free_port()
-    folder = world.directory / f"t{most_ongoing}"
-    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", str(port), str(world.checkpoint), str(folder), str(most_ongoing)]
-    return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": "15"})
+
+    def launch(world: World) -> Launch:
+        port = free_port()
+        folder = world.directory / f"t{max_ongoing_requests}-{niceness}"
+        arguments = [str(port), str(world.checkpoint), str(folder), str(max_ongoing_requests)]
+        command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", *arguments]
+        return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": str(niceness)})
+
+    return launch
 
 
 def _asgi(world: World) -> Launch:
@@ -211,8 +216,9 @@ TARGETS = {
         Target("ours", "ours", lambda world: ours(world, "ours", 1), ROUTE, has_batches=True),
         Target("ours-port", "ours", lambda world: ours(world, "ours", 1), ROUTE, asks_replica=True),
         Target("ours-2", "ours-2", lambda world: ours(world, "ours-2", 2), ROUTE),
-        Target("tutorial", "tutorial", lambda world: _tutorial(world, 5), ROUTE),
-        Target("tutorial-100", "tutorial-100", lambda world: _tutorial(world, 100), ROUTE),
+        Target("tutorial", "tutorial", _tutorial(5, 15), ROUTE),
+        Target("tutorial-100", "tutorial-100", _tutorial(100, 15), ROUTE),
+        Target("tutorial-100-nice-0", "tutorial-100-nice-0", _tutorial(100, 0), ROUTE),
         Target("asgi", "asgi", _asgi, has_batches=True),
         Target("starlette", "starlette", _uvicorn("starlette_app")),
         Target("fastapi", "fastapi", _uvicorn("fastapi_app")),
@@ -234,22 +240,19 @@ def installed_version(target: Target, cache: Path) -> str:
     return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def installed_python(folder: Path, arguments: Sequence[str], constraints: Path | None = None) -> str:
-    """The Python of an environment with what pip is asked for, which is made where it is missing or was asked for something else.
-
-    Args:
-        constraints: a file of pip's; other versions in it are something else, too.
+def installed_python(folder: Path, requirements: Sequence[str], constraints: Path | None = None) -> str:
+    """The Python of an environment with what pip is asked for, which is made anew when that, or the text of `constraints`, changes.
 
     Raises:
         NotStarted: it cannot be installed here.
     """
     python, mark = str(folder / "bin/python"), folder / "installed"
-    asked = "\n".join([*arguments, constraints.read_text() if constraints else ""])
+    asked = "\n".join([*requirements, *([constraints.read_text()] if constraints else [])])
     within = ["-c", str(constraints)] if constraints else []
     if not mark.exists() or mark.read_text() != asked:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *within, *arguments],
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *within, *requirements],
         ):
             done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
             if done.returncode:
@@ -259,6 +262,6 @@ def installed_python(folder: Path, arguments: Sequence[str], constraints: Path |
 
 
 def _serve_requirements() -> list[str]:
-    """What the image of the server is installed from, within constraints.txt."""
+    """What the image of the server is installed from."""
     extras: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     return extras["serve"]

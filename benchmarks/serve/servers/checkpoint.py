@@ -11,7 +11,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from app.training.settings import Settings
 
 
-def config() -> PPOConfig:
+def tutorial_config() -> PPOConfig:
     """What the tutorial trains and restores."""
     stack = PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
     small = {"model": {"fcnet_hiddens": list(Settings().fcnet_hiddens)}, "train_batch_size": 512, "num_epochs": 1}
@@ -21,7 +21,7 @@ def config() -> PPOConfig:
 def main(directory: str, temp_dir: str) -> None:
     """Writes the checkpoint."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=temp_dir)
-    algorithm = config().build_algo()
+    algorithm = tutorial_config().build_algo()
     algorithm.train()
     algorithm.save(directory)
     algorithm.stop()

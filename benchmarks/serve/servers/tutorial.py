@@ -12,7 +12,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.serve.servers.checkpoint import config
+from benchmarks.serve.servers.checkpoint import tutorial_config
 
 ROUTE = "/cartpole-ppo"
 
@@ -22,7 +22,7 @@ class ServePPOModel:
     """One replica with the whole algorithm in it."""
 
     def __init__(self, checkpoint: str) -> None:
-        self.algorithm = config().build_algo()
+        self.algorithm = tutorial_config().build_algo()
         self.algorithm.restore(checkpoint)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
@@ -31,11 +31,11 @@ class ServePPOModel:
         return {"action": int(self.algorithm.compute_single_action(observation))}
 
 
-def main(port: int, checkpoint: str, temp_dir: str, most_ongoing: int) -> None:
+def main(port: int, checkpoint: str, temp_dir: str, max_ongoing_requests: int) -> None:
     """Serves until SIGTERM."""
     ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, _temp_dir=temp_dir)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(ServePPOModel.options(max_ongoing_requests=most_ongoing).bind(checkpoint), route_prefix=ROUTE)
+    serve.run(ServePPOModel.options(max_ongoing_requests=max_ongoing_requests).bind(checkpoint), route_prefix=ROUTE)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
 

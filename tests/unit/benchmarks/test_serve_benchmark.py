@@ -18,7 +18,7 @@ from benchmarks.serve.load import Cell, Request, is_whole, measured_load
 from benchmarks.serve.processes import Launch, NotStarted, awake, free_range, members, running, stat_fields, wait_for_answer
 from benchmarks.serve.replicas import Cost
 from benchmarks.serve.report import Row, percentile, plot, ratio, table
-from benchmarks.serve.targets import OWN_ENVIRONMENT, TARGETS, own_body
+from benchmarks.serve.targets import OWN_ENVIRONMENT, TARGETS, installed_python, own_body
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_without_anything_to_compare_with_there_is_no_ratio() -> None:
 
 def test_a_row_takes_in_a_round() -> None:
     taken = Row("ours", 8, 1)
-    taken.add(Cell(2.0, latencies_s=[0.004, 0.001, 0.002, 0.003]))
-    taken.add(Cell(2.0, failures=8))
-    assert (taken.requests_per_s, taken.p50_ms, taken.p99_ms, taken.failures) == ([2.0, 0.0], [2.0, None], [4.0, None], [0, 8])
+    taken.add(Cell(2.0, latencies_s=[0.004, 0.001, 0.002, 0.003] * 25))
+    taken.add(Cell(2.0, latencies_s=[0.004] * 99, failures=8))
+    assert (taken.requests_per_s, taken.p50_ms, taken.p99_ms, taken.failures) == ([50.0, 49.5], [2.0, None], [4.0, None], [0, 8])
 
 
 def test_the_table_compares_within_one_load_only() -> None:
@@ -165,6 +165,27 @@ def test_a_name_with_spaces_and_brackets_does_not_shift_the_fields() -> None:
 def test_a_range_of_ports_is_free() -> None:
     base = free_range(31000, 5)
     assert base % 5 == 0
+
+
+def test_an_environment_is_made_anew_when_what_is_asked_for_or_the_text_of_its_constraints_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        (tmp_path / "environment").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    constraints = tmp_path / "constraints.txt"
+    made = []
+    for requirements, text in ((["a"], "a==1"), (["a"], "a==1"), (["a"], "a==2"), (["a", "b"], "a==2"), (["a", "b"], "a==2")):
+        constraints.write_text(text)
+        installed_python(tmp_path / "environment", requirements, constraints)
+        made.append(len(ran) // 2)
+    assert made == [1, 1, 2, 3, 3]
+    assert ran[-1][-4:] == ["-c", str(constraints), "a", "b"]
 
 
 def test_an_unknown_target_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
