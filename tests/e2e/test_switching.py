@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.kube import Namespace, lone_head_pod, steady_load, wait
+from e2e.kube import Namespace, steady_load, wait
 
 
 def clusters(namespace: Namespace) -> list[str]:
@@ -15,9 +15,8 @@ def clusters(namespace: Namespace) -> list[str]:
 
 
 def lone_cluster(namespace: Namespace) -> list[str]:
-    """The cluster that serves, once one that an earlier test has replaced is gone."""
-    lone_head_pod(namespace)
-    return clusters(namespace)
+    """The cluster that serves; KubeRay leaves one that an earlier test has replaced for a minute."""
+    return wait(lambda: found if len(found := clusters(namespace)) == 1 else None, 150, "a lone cluster")
 
 
 def change(namespace: Namespace, **serving: Any) -> None:
