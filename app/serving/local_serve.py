@@ -32,7 +32,7 @@ FAST_PATH = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/null",
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.door:middlewares",
     "RAY_worker_niceness": "0",
     "RAY_AUTH_MODE": "disabled",

@@ -130,7 +130,7 @@ def test_the_policys_post_is_answered_at_the_door_and_the_rest_by_serve(server: 
 
 
 def test_head_and_body_of_an_answer_come_in_one_packet(server: Server) -> None:
-    """Two would cost the replica, HAProxy and the client a fifth of the requests a second; uvloop 0.23 sends two (pyproject.toml)."""
+    """Two would cost HAProxy a quarter more time for a request; uvloop 0.23 sends two (pyproject.toml)."""
     server.follow(serving=server.policy)
     server.wait_for_the_door()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:

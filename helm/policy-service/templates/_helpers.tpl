@@ -43,7 +43,7 @@ podAffinity:
 - {name: RAY_SERVE_HAPROXY_MAXCONN, value: "7000"}
 - {name: RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, value: "60"}
 - {name: RAY_SERVE_HAPROXY_METRICS_ENABLED, value: "0"}
-- {name: RAY_SERVE_HAPROXY_LOG_TARGET, value: /dev/null}
+- {name: RAY_SERVE_HAPROXY_LOG_TARGET, value: "127.0.0.1:514 sample 1:1000000"}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "app.door:middlewares"}
 {{- end }}
 {{- end }}
