@@ -110,7 +110,7 @@ def _measured_rows(world: World, chosen: Sequence[Target], arguments: argparse.N
                 cell = servers[target.server].measured(target, connections, batch, arguments.seconds)
                 rows[target.name, connections, batch].add(cell)
                 busy[target.name] = max(busy[target.name], cell.busy)
-                print(f"round {number + 1}: {target.name:>19} x{connections} batch {batch}: {cell.requests_per_s:.0f}/s", flush=True)
+                print(f"round {number + 1}: {target.name:>12} x{connections} batch {batch}: {cell.requests_per_s:.0f}/s", flush=True)
     return list(rows.values()), busy
 
 

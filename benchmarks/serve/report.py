@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.serve.load import Cell
 
 REFERENCES = ("tutorial", "tutorial-100", "asgi")
-BAR_PX, GAP_PX, NAME_PX, WIDTH_PX = 22, 8, 150, 640
+BAR_PX, GAP_PX, NAME_PX, WIDTH_PX = 22, 8, 110, 640
 
 
 @dataclass

@@ -115,21 +115,15 @@ def _by_local_serve(world: World, name: str, application: dict[str, object]) -> 
     return Launch(command, port, {**OWN_ENVIRONMENT, **{key: str(value) for key, value in ports.items()}}, replica_port)
 
 
-def _tutorial(max_ongoing_requests: int, niceness: int) -> Callable[[World], Launch]:
-    """The tutorial's server; its replica takes at most `max_ongoing_requests` at once.
+def _tutorial(world: World, max_ongoing_requests: int) -> Launch:
+    """The tutorial's server, with Ray's default niceness; its replica takes at most `max_ongoing_requests` at once.
 
-    The tutorial leaves both at their defaults, 5 and 15. A client beyond the 5 waits for a proxy that asks again at longer and longer
-    intervals.
+    The tutorial leaves that at Serve's default of 5: a client beyond them waits for a proxy that asks again at longer and longer intervals.
     """
-
-    def launch(world: World) -> Launch:
-        port = free_port()
-        folder = world.directory / f"t{max_ongoing_requests}-{niceness}"
-        arguments = [str(port), str(world.checkpoint), str(folder), str(max_ongoing_requests)]
-        command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", *arguments]
-        return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": str(niceness)})
-
-    return launch
+    port = free_port()
+    arguments = [str(port), str(world.checkpoint), str(world.directory / f"t{max_ongoing_requests}"), str(max_ongoing_requests)]
+    command = [sys.executable, "-m", "benchmarks.serve.servers.tutorial", *arguments]
+    return Launch(command, port, {**OWN_ENVIRONMENT, "RAY_worker_niceness": "15"})
 
 
 def _asgi(world: World) -> Launch:
@@ -216,9 +210,8 @@ TARGETS = {
         Target("ours", "ours", lambda world: ours(world, "ours", 1), ROUTE, has_batches=True),
         Target("ours-port", "ours", lambda world: ours(world, "ours", 1), ROUTE, asks_replica=True),
         Target("ours-2", "ours-2", lambda world: ours(world, "ours-2", 2), ROUTE),
-        Target("tutorial", "tutorial", _tutorial(5, 15), ROUTE),
-        Target("tutorial-100", "tutorial-100", _tutorial(100, 15), ROUTE),
-        Target("tutorial-100-nice-0", "tutorial-100-nice-0", _tutorial(100, 0), ROUTE),
+        Target("tutorial", "tutorial", lambda world: _tutorial(world, 5), ROUTE),
+        Target("tutorial-100", "tutorial-100", lambda world: _tutorial(world, 100), ROUTE),
         Target("asgi", "asgi", _asgi, has_batches=True),
         Target("starlette", "starlette", _uvicorn("starlette_app")),
         Target("fastapi", "fastapi", _uvicorn("fastapi_app")),
